@@ -1,0 +1,10 @@
+//! The EROFS on-disk format, uncompressed: write, read, merge, check, compare.
+
+mod error;
+pub mod format;
+mod tree;
+
+pub use error::{Error, ErrorKind, Result};
+pub use tree::{
+    BlockAddress, Content, DeviceNumber, FileData, Inode, InodeId, Timestamp, Tree, Xattr,
+};
