@@ -1,0 +1,109 @@
+//! The crate's one error: a stable kind, what was being done, and the cause.
+
+use std::fmt;
+
+/// Result of everything in this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, coarse and stable, for callers that must branch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// More lower layers than one overlay mount or one page of options can hold; merging layers helps.
+    TooManyLayers,
+    /// The kernel cannot do this.
+    NotSupported,
+    /// Another process holds the registry, or the object is in use.
+    Busy,
+    /// No such mount, volume or file.
+    NotFound,
+    /// Something is mounted there already.
+    AlreadyExists,
+    /// An image file is not the layer its record says, or the journal is damaged.
+    Corrupt,
+    /// The journal was written by a newer version.
+    NewerVersion,
+    /// Arguments that cannot be mounted.
+    Invalid,
+    /// No space left.
+    NoSpace,
+    /// Not permitted: mounting needs root.
+    NotPermitted,
+    /// A program that is needed is not installed.
+    ToolMissing,
+    /// A system call failed in another way; the source shows it.
+    Io,
+}
+
+/// An error with its kind, a message and optionally a cause.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    message: String,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self(Box::new(Inner { kind, message: message.into(), source: None }))
+    }
+
+    pub(crate) fn io(doing: impl Into<String>, source: std::io::Error) -> Self {
+        Self::caused(kind_of(source.raw_os_error(), source.kind()), doing, source)
+    }
+
+    /// A failed system call; the kind follows from the error number.
+    pub(crate) fn sys(doing: impl Into<String>, source: sys::Error) -> Self {
+        Self::caused(kind_of(source.errno(), source.io_kind()), doing, source)
+    }
+
+    pub(crate) fn caused(
+        kind: ErrorKind,
+        message: impl Into<String>,
+        source: impl std::error::Error + Send + Sync + 'static,
+    ) -> Self {
+        let message = message.into();
+        Self(Box::new(Inner { kind, message, source: Some(Box::new(source)) }))
+    }
+
+    /// What went wrong, coarsely.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+}
+
+fn kind_of(errno: Option<i32>, kind: std::io::ErrorKind) -> ErrorKind {
+    match errno {
+        Some(libc::EBUSY) => ErrorKind::Busy,
+        Some(libc::ENOENT) => ErrorKind::NotFound,
+        Some(libc::ENOSPC | libc::EDQUOT) => ErrorKind::NoSpace,
+        Some(libc::EPERM | libc::EACCES) => ErrorKind::NotPermitted,
+        Some(libc::EOPNOTSUPP | libc::ENODEV | libc::ENOSYS) => ErrorKind::NotSupported,
+        Some(libc::EUCLEAN | libc::EBADMSG) => ErrorKind::Corrupt,
+        _ if kind == std::io::ErrorKind::NotFound => ErrorKind::NotFound,
+        _ => ErrorKind::Io,
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error")
+            .field("kind", &self.0.kind)
+            .field("message", &self.0.message)
+            .field("source", &self.0.source)
+            .finish()
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_deref().map(|source| source as _)
+    }
+}
