@@ -1,3 +1,60 @@
-//! The `xtask` program.
+//! `cargo xtask`: everything around the code. Set-up, demo, tests, fuzzing, benchmarks and generated docs,
+//! each one command on a fresh Debian 12 with the Rust toolchain.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
 
-fn main() {}
+mod ci;
+mod fuzzing;
+mod packages;
+mod program;
+mod stages;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::packages::{Purpose, SetUpMissing};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "Set-up, demo, tests and benchmarks of Plywood"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install the Debian packages that a purpose needs (as root), or print the command that does
+    Setup {
+        /// What the machine is to be made ready for
+        #[arg(value_enum, default_value_t = Purpose::Test)]
+        purpose: Purpose,
+    },
+    /// Everything CI checks: format, lints, dependencies, tests on the real kernel, short fuzz runs
+    Test(ci::TestArguments),
+    /// Run every fuzz target for some minutes
+    Fuzz {
+        /// Minutes in all, shared evenly among the targets
+        #[arg(long, default_value_t = 10)]
+        minutes: u64,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().task {
+        Task::Setup { purpose } => packages::set_up(purpose),
+        Task::Test(arguments) => ci::test(&arguments),
+        Task::Fuzz { minutes } => fuzzing::fuzz(minutes * 60),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            if error.is::<SetUpMissing>() { ExitCode::from(3) } else { ExitCode::FAILURE }
+        }
+    }
+}

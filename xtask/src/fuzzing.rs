@@ -1,0 +1,37 @@
+//! `cargo xtask fuzz`: every fuzz target for its share of the time.
+
+use anyhow::{Result, bail};
+
+use crate::packages::{self, Purpose};
+use crate::program::{self, cargo};
+
+/// Fuzzes for `seconds` in all. The first crash of a target is an error; the others still run.
+pub(crate) fn fuzz(seconds: u64) -> Result<()> {
+    packages::set_up(Purpose::Fuzz)?;
+    packages::require_cargo_command("cargo-fuzz")?;
+    let targets = program::output(&mut cargo(["fuzz", "list"]))?;
+    let targets: Vec<&str> = targets.split_whitespace().collect();
+    if targets.is_empty() {
+        bail!("fuzz/ has no targets");
+    }
+    let share = (seconds / targets.len() as u64).max(1);
+    let mut failed = Vec::new();
+    for target in targets {
+        // Coverage instrumentation and the sanitizer are flags that stable rustc refuses by name only.
+        let mut command = cargo(["fuzz", "run", target]);
+        command.env("RUSTC_BOOTSTRAP", "1").args([
+            "--",
+            &format!("-max_total_time={share}"),
+            "-rss_limit_mb=1024",
+            "-timeout=20",
+        ]);
+        if let Err(error) = program::run(&mut command) {
+            eprintln!("error: {error:#}");
+            failed.push(target);
+        }
+    }
+    if !failed.is_empty() {
+        bail!("fuzz targets that failed: {}", failed.join(", "));
+    }
+    Ok(())
+}

@@ -1,0 +1,170 @@
+//! Set-up: which Debian packages a purpose needs, and installing those that are missing.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+
+use crate::program;
+
+/// What a machine is made ready for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Purpose {
+    /// `cargo xtask test`
+    Test,
+    /// `cargo xtask demo`
+    Demo,
+    /// `cargo xtask bench`
+    Bench,
+    /// `cargo xtask fuzz`
+    Fuzz,
+}
+
+/// Something is missing that only the user can provide; the text says how. Exit code 3.
+#[derive(Debug)]
+pub(crate) struct SetUpMissing(String);
+
+impl SetUpMissing {
+    pub(crate) fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+}
+
+impl fmt::Display for SetUpMissing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for SetUpMissing {}
+
+/// What building the workspace needs beside the Rust toolchain: its linker, and zstd's C library.
+const BUILD: &[&str] = &["gcc", "libc6-dev"];
+
+/// What `plywood run` and disk-backed scratch need, on any host.
+const RUN: &[&str] = &["runc", "crun", "e2fsprogs"];
+
+const TEST: &[&str] = &[
+    // Independent readers of what we write, and independent writers of what we read.
+    "erofs-utils",
+    "attr",
+    "gzip",
+    "tar",
+    "zstd",
+    // losetup, mount and unshare of util-linux; the container images of the run tests.
+    "util-linux",
+    "mount",
+    "busybox-static",
+];
+
+const DEMO: &[&str] = &["mmdebstrap", "ca-certificates", "debian-archive-keyring"];
+
+const BENCH: &[&str] = &[
+    "squashfs-tools",
+    // erofs-utils is built from a newer source package; these are its build dependencies.
+    "autoconf",
+    "automake",
+    "dpkg-dev",
+    "libtool",
+    "make",
+    "pkg-config",
+    "liblz4-dev",
+    "liblzma-dev",
+    "uuid-dev",
+    "zlib1g-dev",
+];
+
+const FUZZ: &[&str] = &["g++"];
+
+impl Purpose {
+    fn packages(self) -> BTreeSet<&'static str> {
+        let lists: &[&[&str]] = match self {
+            Self::Test => &[BUILD, RUN, TEST, FUZZ],
+            Self::Demo => &[BUILD, RUN, DEMO, &["attr"]],
+            Self::Bench => &[BUILD, RUN, DEMO, TEST, BENCH],
+            Self::Fuzz => &[BUILD, FUZZ],
+        };
+        lists.iter().flat_map(|list| list.iter().copied()).collect()
+    }
+}
+
+/// Makes the machine ready: installs what is missing when root, otherwise says what to type.
+pub(crate) fn set_up(purpose: Purpose) -> Result<()> {
+    let wanted = purpose.packages();
+    let list = |names: &[&str]| names.join(" ");
+    if !program::exists("dpkg-query") || !program::exists("apt-get") {
+        let all: Vec<&str> = wanted.into_iter().collect();
+        bail!(SetUpMissing::new(format!(
+            "this is not a Debian system; install what these Debian packages hold: {}",
+            list(&all)
+        )));
+    }
+    let installed = installed_packages()?;
+    let missing: Vec<&str> = wanted.into_iter().filter(|name| !installed.contains(*name)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !is_root() {
+        bail!(SetUpMissing::new(format!(
+            "packages are missing; run this and try again:\n  \
+             sudo apt-get update && sudo apt-get install -y --no-install-recommends {}",
+            list(&missing)
+        )));
+    }
+    let apt = || {
+        let mut command = Command::new("apt-get");
+        command.env("DEBIAN_FRONTEND", "noninteractive");
+        command
+    };
+    program::run(apt().arg("update").arg("-q"))?;
+    program::run(apt().args(["install", "-y", "-q", "--no-install-recommends"]).args(&missing))?;
+    Ok(())
+}
+
+fn installed_packages() -> Result<BTreeSet<String>> {
+    let text = program::output(Command::new("dpkg-query").args([
+        "-W",
+        "-f",
+        "${db:Status-Status} ${Package}\n",
+    ]))
+    .context("cannot list the installed packages")?;
+    Ok(text.lines().filter_map(|line| line.strip_prefix("installed ")).map(str::to_owned).collect())
+}
+
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Refuses to go on without root, naming the command that would do.
+pub(crate) fn require_root(task: &str, why: &str) -> Result<()> {
+    if is_root() {
+        return Ok(());
+    }
+    bail!(SetUpMissing::new(format!(
+        "{why}; run\n  sudo env \"PATH=$PATH\" \"HOME=$HOME\" cargo xtask {task}"
+    )))
+}
+
+/// rustfmt and clippy are parts of the toolchain that a minimal installation leaves out.
+pub(crate) fn require_toolchain_parts() -> Result<()> {
+    let present = |arguments: [&str; 2]| {
+        program::cargo(arguments).output().is_ok_and(|output| output.status.success())
+    };
+    if present(["fmt", "--version"]) && present(["clippy", "--version"]) {
+        return Ok(());
+    }
+    bail!(SetUpMissing::new(
+        "rustfmt or clippy is missing; run\n  rustup component add rustfmt clippy"
+    ))
+}
+
+/// A cargo subcommand from the crate registry, installed into cargo's ordinary place when missing.
+pub(crate) fn require_cargo_command(name: &str) -> Result<()> {
+    if program::exists(name) {
+        return Ok(());
+    }
+    program::run(&mut program::cargo(["install", "--locked", name]))?;
+    Ok(())
+}
