@@ -55,6 +55,18 @@ impl Error {
         self
     }
 
+    /// The same with an offset, unless it already has one.
+    pub(crate) fn or_at(mut self, offset: u64) -> Self {
+        self.0.offset = self.0.offset.filter(|known| *known != 0).or(Some(offset));
+        self
+    }
+
+    /// The same with the path that it is about in front.
+    pub(crate) fn within(mut self, path: impl fmt::Display) -> Self {
+        self.0.message = format!("{path}: {}", self.0.message);
+        self
+    }
+
     /// What went wrong, coarsely.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind

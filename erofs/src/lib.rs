@@ -2,10 +2,16 @@
 
 mod error;
 pub mod format;
+mod read_at;
+mod reader;
+#[cfg(test)]
+mod testing;
 mod tree;
 mod writer;
 
 pub use error::{Error, ErrorKind, Result};
+pub use read_at::ReadAt;
+pub use reader::{DirEntry, Extent, ExtentSource, Extents, FileReader, Image, InodeView, Nid};
 pub use tree::{
     BlockAddress, Content, DeviceNumber, FileData, Inode, InodeId, Timestamp, Tree, Xattr,
 };

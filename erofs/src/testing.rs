@@ -1,0 +1,100 @@
+//! Hand-made images for this crate's own tests.
+
+use zerocopy::IntoBytes;
+
+use crate::format::{self, CompactInode, Compat, Dirent, MAGIC, SuperBlock};
+
+/// A change to an image's bytes.
+pub(crate) struct Patch {
+    offset: usize,
+    bytes: Vec<u8>,
+}
+
+impl Patch {
+    pub(crate) fn bytes(offset: u64, bytes: &[u8]) -> Self {
+        Self { offset: usize::try_from(offset).unwrap(), bytes: bytes.to_vec() }
+    }
+
+    pub(crate) fn u8(offset: u64, value: u8) -> Self {
+        Self::bytes(offset, &[value])
+    }
+
+    pub(crate) fn u16(offset: u64, value: u16) -> Self {
+        Self::bytes(offset, &value.to_le_bytes())
+    }
+
+    pub(crate) fn u32(offset: u64, value: u32) -> Self {
+        Self::bytes(offset, &value.to_le_bytes())
+    }
+
+    pub(crate) fn apply(self, mut image: Vec<u8>) -> Vec<u8> {
+        image[self.offset..self.offset + self.bytes.len()].copy_from_slice(&self.bytes);
+        image
+    }
+}
+
+/// Puts the right checksum into an image that says it has one.
+pub(crate) fn seal(mut image: Vec<u8>) -> Vec<u8> {
+    let range = format::superblock_checksum_range(1 << image[1024 + 12]);
+    image[1028..1032].fill(0);
+    let range = usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap();
+    let checksum = format::superblock_checksum(&image[range]);
+    image[1028..1032].copy_from_slice(&checksum.to_le_bytes());
+    image
+}
+
+fn inode(format: u16, mode: u16, nlink: u16, size: u32, ino: u32) -> CompactInode {
+    CompactInode {
+        format: format.into(),
+        xattr_icount: 0.into(),
+        mode: mode.into(),
+        nlink: nlink.into(),
+        size: size.into(),
+        mtime: 0.into(),
+        u: format::NULL_BLOCK.into(),
+        ino: ino.into(),
+        uid: 0.into(),
+        gid: 0.into(),
+        reserved: 0.into(),
+    }
+}
+
+/// A root directory with one file `hi` ("hello\n"), byte for byte the example in `docs/format/erofs.md`.
+/// At 4096: root at 4128 (names at 4160), `hi` at 4224. At 512: 1568 and 1664.
+pub(crate) fn worked_example(block_bits: u8) -> Vec<u8> {
+    let (length, blocks, meta_blkaddr) = if block_bits == 9 { (4096, 8, 3) } else { (8192, 2, 1) };
+    let mut image = vec![0; length];
+    let mut superblock: SuperBlock = zerocopy::FromZeros::new_zeroed();
+    superblock.magic = MAGIC.into();
+    superblock.feature_compat = (Compat::SB_CHKSUM | Compat::MTIME).bits().into();
+    superblock.blkszbits = block_bits;
+    superblock.rootnid_2b = 1.into();
+    superblock.inos = 2.into();
+    superblock.blocks = blocks.into();
+    superblock.meta_blkaddr = meta_blkaddr.into();
+    image[1024..1152].copy_from_slice(superblock.as_bytes());
+
+    let mut put = |position: usize, bytes: &[u8]| {
+        image[position..position + bytes.len()].copy_from_slice(bytes);
+    };
+    let base = usize::try_from(meta_blkaddr).unwrap() << block_bits;
+    put(base + 32, inode(4, 0o040_755, 2, 41, 1).as_bytes());
+    let entry = |nid: u64, name_offset: u16, file_type: u8| Dirent {
+        nid: nid.into(),
+        name_offset: name_offset.into(),
+        file_type,
+        reserved: 0,
+    };
+    put(base + 64, [entry(1, 36, 2), entry(1, 37, 2), entry(4, 39, 1)].as_bytes());
+    put(base + 100, b"...hi");
+    put(base + 128, inode(4, 0o100_644, 1, 6, 2).as_bytes());
+    put(base + 160, b"hello\n");
+    seal(image)
+}
+
+#[test]
+fn the_worked_example_has_its_known_checksums() {
+    for (bits, checksum) in [(12, 0x4504_D2F2_u32), (9, 0x382D_D06A)] {
+        assert_eq!(worked_example(bits)[1028..1032], checksum.to_le_bytes());
+    }
+}
