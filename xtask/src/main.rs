@@ -2,8 +2,12 @@
 //! each one command on a fresh Debian 12 with the Rust toolchain.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod apt_sources;
 mod ci;
+mod demo;
 mod fuzzing;
+mod layer_tar;
+mod oci_layout;
 mod packages;
 mod program;
 mod stages;
@@ -34,6 +38,8 @@ enum Task {
         #[arg(value_enum, default_value_t = Purpose::Test)]
         purpose: Purpose,
     },
+    /// A real image imported, mounted and run, with every claim checked
+    Demo,
     /// Everything CI checks: format, lints, dependencies, tests on the real kernel, short fuzz runs
     Test(ci::TestArguments),
     /// Run every fuzz target for some minutes
@@ -47,6 +53,7 @@ enum Task {
 fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Setup { purpose } => packages::set_up(purpose),
+        Task::Demo => demo::demo(),
         Task::Test(arguments) => ci::test(&arguments),
         Task::Fuzz { minutes } => fuzzing::fuzz(minutes * 60),
     };
