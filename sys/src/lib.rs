@@ -1,5 +1,29 @@
 //! Every system call that Plywood makes. The only crate with `unsafe`; it holds no policy.
 
+#[cfg(target_os = "linux")]
+mod compat;
 mod error;
+#[cfg(target_os = "linux")]
+mod fs_context;
+#[cfg(target_os = "linux")]
+mod loop_device;
+#[cfg(target_os = "linux")]
+mod mountinfo;
+#[cfg(target_os = "linux")]
+mod residency;
+#[cfg(target_os = "linux")]
+mod unmount;
 
 pub use error::{Error, Result};
+#[cfg(target_os = "linux")]
+pub use fs_context::{
+    DetachedMount, FsContext, MountAttributes, OPTIONS_PAGE, STRING_MAX, mount_with_options,
+};
+#[cfg(target_os = "linux")]
+pub use loop_device::{AttachedLoop, LoopDevice, LoopOptions, attached_loops};
+#[cfg(target_os = "linux")]
+pub use mountinfo::{MountEntry, MountTable};
+#[cfg(target_os = "linux")]
+pub use residency::{Residency, page_residency};
+#[cfg(target_os = "linux")]
+pub use unmount::{unmount, unmount_lazily};

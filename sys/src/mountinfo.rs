@@ -1,0 +1,281 @@
+//! The mount table of the own mount namespace, from `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result};
+
+/// One line of the mount table, with the kernel's octal escapes resolved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountEntry {
+    /// Id of the mount, reused after its end.
+    pub id: u64,
+    /// Id of the mount that it is attached to.
+    pub parent: u64,
+    /// Major and minor number of the superblock.
+    pub device: (u32, u32),
+    /// The directory of the file system that is shown.
+    pub root: PathBuf,
+    /// Where it is attached, seen from the process's root.
+    pub mount_point: PathBuf,
+    /// Options of the mount, separated by commas.
+    pub options: OsString,
+    /// Optional fields: `shared:N`, `master:N`, ….
+    pub propagation: Vec<String>,
+    /// `ext4`, `overlay`, ….
+    pub file_system: String,
+    /// What was mounted, as the file system tells.
+    pub source: OsString,
+    /// Options of the superblock, separated by commas; commas inside a value stay `\054`.
+    pub super_options: OsString,
+}
+
+impl MountEntry {
+    /// Nothing can be written through this mount.
+    pub fn is_read_only(&self) -> bool {
+        let ro =
+            |options: &OsStr| options.as_bytes().split(|byte| *byte == b',').any(|o| o == b"ro");
+        ro(&self.options) || ro(&self.super_options)
+    }
+
+    /// Values of an option of the superblock that may come more than once (`lowerdir+`, `device`).
+    pub fn super_option_values(&self, key: &str) -> Vec<OsString> {
+        let options = self.super_options.as_bytes().split(|byte| *byte == b',');
+        let values = options.filter_map(|option| {
+            let value = option.strip_prefix(key.as_bytes())?.strip_prefix(b"=")?;
+            Some(OsString::from_vec(unescape(value)))
+        });
+        values.collect()
+    }
+}
+
+/// The mount table at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct MountTable {
+    entries: Vec<MountEntry>,
+}
+
+impl MountTable {
+    /// Reads the table of the calling thread's mount namespace.
+    ///
+    /// # Errors
+    /// Those of reading the file; `InvalidData` if a line is not of the documented form.
+    pub fn read() -> Result<Self> {
+        const PATH: &str = "/proc/thread-self/mountinfo";
+        let text =
+            std::fs::read(PATH).map_err(|source| Error::new(format!("read({PATH})"), source))?;
+        Self::parse(&text)
+    }
+
+    /// Parses the text of a mountinfo file.
+    ///
+    /// # Errors
+    /// `InvalidData`, with the line.
+    pub fn parse(text: &[u8]) -> Result<Self> {
+        let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        let entries = lines.map(|line| {
+            parse_line(line).ok_or_else(|| {
+                let line = String::from_utf8_lossy(line).into_owned();
+                let cause = std::io::Error::from(std::io::ErrorKind::InvalidData);
+                Error::new(format!("parse mountinfo line «{line}»"), cause)
+            })
+        });
+        Ok(Self { entries: entries.collect::<Result<_>>()? })
+    }
+
+    /// All entries in the kernel's order.
+    pub fn entries(&self) -> &[MountEntry] {
+        &self.entries
+    }
+
+    /// The mount that a process sees at exactly `path`: the topmost if several are stacked there.
+    pub fn at(&self, path: &Path) -> Option<&MountEntry> {
+        let depths = self.depths();
+        let here = self.entries.iter().filter(|entry| entry.mount_point == path);
+        here.max_by_key(|entry| depths.get(&entry.id).copied().unwrap_or(0))
+    }
+
+    /// Mounts at or below `path`, in an order in which they can be unmounted: deepest in the tree first.
+    pub fn tree(&self, path: &Path) -> Vec<&MountEntry> {
+        let depths = self.depths();
+        let mut found: Vec<&MountEntry> =
+            self.entries.iter().filter(|entry| entry.mount_point.starts_with(path)).collect();
+        found.sort_by_key(|entry| {
+            std::cmp::Reverse((depths.get(&entry.id).copied().unwrap_or(0), entry.id))
+        });
+        found
+    }
+
+    /// Mounts of the superblock with this device number.
+    pub fn by_device(&self, device: (u32, u32)) -> impl Iterator<Item = &MountEntry> {
+        self.entries.iter().filter(move |entry| entry.device == device)
+    }
+
+    /// Whether an overlay mount of this table has a layer at or below `path`. The overlay keeps a private copy
+    /// of the layer's mount, so the kernel would let that be unmounted.
+    pub fn overlay_uses(&self, path: &Path) -> bool {
+        let overlays = self.entries.iter().filter(|entry| entry.file_system == "overlay");
+        overlays.into_iter().any(|entry| {
+            let added = ["lowerdir+", "datadir+", "upperdir"].into_iter();
+            let added = added.flat_map(|key| entry.super_option_values(key));
+            let joined = entry.super_option_values("lowerdir");
+            let joined =
+                joined.iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b':'));
+            let joined = joined.map(|part| OsStr::from_bytes(part).to_owned());
+            added.chain(joined).any(|layer| Path::new(&layer).starts_with(path))
+        })
+    }
+
+    /// Distance of every mount from the root of the table.
+    fn depths(&self) -> HashMap<u64, usize> {
+        let parents: HashMap<u64, u64> =
+            self.entries.iter().map(|entry| (entry.id, entry.parent)).collect();
+        let depth = |id: u64| {
+            let mut steps = 0;
+            let mut current = id;
+            while let Some(&parent) = parents.get(&current) {
+                // The root is its own parent in some namespaces, and no chain is longer than the table.
+                if parent == current || steps > parents.len() {
+                    break;
+                }
+                current = parent;
+                steps += 1;
+            }
+            steps
+        };
+        parents.keys().map(|&id| (id, depth(id))).collect()
+    }
+}
+
+fn parse_line(line: &[u8]) -> Option<MountEntry> {
+    let mut fields = line.split(|byte| *byte == b' ');
+    let number = |field: &[u8]| std::str::from_utf8(field).ok()?.parse().ok();
+    let id = number(fields.next()?)?;
+    let parent = number(fields.next()?)?;
+    let device = fields.next()?;
+    let colon = device.iter().position(|byte| *byte == b':')?;
+    let device = (
+        u32::try_from(number(&device[..colon])?).ok()?,
+        u32::try_from(number(&device[colon + 1..])?).ok()?,
+    );
+    let root = PathBuf::from(OsString::from_vec(unescape(fields.next()?)));
+    let mount_point = PathBuf::from(OsString::from_vec(unescape(fields.next()?)));
+    let options = OsString::from_vec(fields.next()?.to_vec());
+    let mut propagation = Vec::new();
+    loop {
+        match fields.next()? {
+            b"-" => break,
+            field => propagation.push(String::from_utf8_lossy(field).into_owned()),
+        }
+    }
+    let file_system = String::from_utf8(unescape(fields.next()?)).ok()?;
+    let source = OsString::from_vec(unescape(fields.next()?));
+    // Absent only in a damaged line; an empty source makes two spaces, which split keeps as an empty field.
+    let super_options = OsString::from_vec(fields.next()?.to_vec());
+    Some(MountEntry {
+        id,
+        parent,
+        device,
+        root,
+        mount_point,
+        options,
+        propagation,
+        file_system,
+        source,
+        super_options,
+    })
+}
+
+/// Resolves `\NNN` (three octal digits); anything else stays.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&first, tail)) = rest.split_first() {
+        if first == b'\\' && tail.len() >= 3 && tail[..3].iter().all(|b| (b'0'..=b'7').contains(b))
+        {
+            let value = tail[..3].iter().fold(0_u32, |sum, byte| sum * 8 + u32::from(byte - b'0'));
+            // Three digits reach 0o777; the kernel writes at most 0o377.
+            plain.push(u8::try_from(value & 0xff).unwrap_or_default());
+            rest = &tail[3..];
+        } else {
+            plain.push(first);
+            rest = tail;
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: &[u8] = b"\
+27 1 254:0 / / rw,relatime - ext4 /dev/vda rw,discard
+30 27 0:27 / /tmp rw shared:7 master:2 - tmpfs tmp\\040fs rw
+65 30 0:39 / /tmp/m\\040x rw,relatime - overlay none rw,lowerdir+=/a:b,lowerdir+=/c\\054d,upperdir=/u,workdir=/w
+66 65 0:40 /sub /tmp/m\\040x/in ro - erofs  ro
+64 66 0:41 / /tmp/m\\040x/in/er rw - tmpfs t rw
+67 65 0:42 / /tmp/m\\040x/in rw - tmpfs t rw
+68 27 0:43 / /o rw - overlay overlay rw,lowerdir=/run/v/1:/run/v/2
+";
+
+    #[test]
+    fn fields_are_taken_apart_and_unescaped() {
+        let table = MountTable::parse(TABLE).unwrap();
+        let entry = &table.entries()[2];
+        assert_eq!(entry.mount_point, Path::new("/tmp/m x"));
+        assert_eq!(entry.device, (0, 39));
+        assert_eq!(entry.super_option_values("lowerdir+"), ["/a:b", "/c,d"]);
+        let tmp = &table.entries()[1];
+        assert_eq!(tmp.propagation, ["shared:7", "master:2"]);
+        assert_eq!(tmp.source, "tmp fs");
+        let erofs = &table.entries()[3];
+        assert_eq!(
+            (erofs.root.as_path(), erofs.source.as_os_str()),
+            (Path::new("/sub"), OsStr::new(""))
+        );
+        assert!(erofs.is_read_only());
+        assert!(!tmp.is_read_only());
+    }
+
+    #[test]
+    fn a_tree_is_listed_leaves_first_whatever_the_ids() {
+        let table = MountTable::parse(TABLE).unwrap();
+        let ids: Vec<u64> =
+            table.tree(Path::new("/tmp/m x")).iter().map(|entry| entry.id).collect();
+        assert_eq!(ids, [64, 67, 66, 65]);
+        assert_eq!(table.tree(Path::new("/tmp/m")), Vec::<&MountEntry>::new());
+        assert_eq!(table.by_device((0, 41)).count(), 1);
+    }
+
+    #[test]
+    fn overlays_know_their_layers() {
+        let table = MountTable::parse(TABLE).unwrap();
+        assert!(table.overlay_uses(Path::new("/c,d")));
+        assert!(table.overlay_uses(Path::new("/run/v/2")));
+        assert!(table.overlay_uses(Path::new("/run/v")));
+        assert!(!table.overlay_uses(Path::new("/run/v/3")));
+        assert!(!table.overlay_uses(Path::new("/run/v/22")));
+    }
+
+    #[test]
+    fn damaged_lines_are_errors() {
+        for line in [
+            "x",
+            "1 2 3 / / rw - a b c",
+            "1 2 0:3 / / rw",
+            "1 2 0:3 / / rw - a",
+            "-1 2 0:3 / / rw - a b c",
+        ] {
+            assert!(MountTable::parse(line.as_bytes()).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_real_table_has_a_root() {
+        let table = MountTable::read().unwrap();
+        assert!(table.at(Path::new("/")).is_some());
+    }
+}
