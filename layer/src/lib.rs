@@ -1,5 +1,6 @@
 //! OCI layers to and from layer images.
 
+pub mod archive;
 mod compression;
 mod digest;
 mod error;
