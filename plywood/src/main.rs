@@ -1,3 +1,5 @@
 //! The `plywood` program.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    plywood::main()
+}

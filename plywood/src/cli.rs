@@ -1,0 +1,243 @@
+//! The command line's definition: what `--help`, the completions and the man pages are made from.
+
+mod erofs;
+mod image;
+mod mount;
+mod run;
+mod snapshot;
+
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+
+pub(crate) use self::erofs::{
+    CatArgs, CheckArgs, CreateArgs, DiffArgs, ErofsVerb, ExtractArgs, FileArgs, ListArgs,
+    MergeArgs, StatArgs,
+};
+pub(crate) use self::image::{
+    ImageExportArgs, ImageImportArgs, ImageInspectArgs, ImageListArgs, ImageRemoveArgs, ImageVerb,
+};
+pub(crate) use self::mount::{MountArgs, MountLsArgs, MountVerb, UmountArgs};
+pub(crate) use self::run::{MountKind, MountOption, Network, RunArgs};
+pub(crate) use self::snapshot::{
+    CommitArgs, FilterArgs, LabelArgs, PrepareArgs, SnapshotDiffArgs, SnapshotKeyArgs,
+    SnapshotMountsArgs, SnapshotRemoveArgs, SnapshotUsageArgs, SnapshotVerb,
+};
+
+/// The whole command line as clap sees it, for completions and man pages.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  plywood image import debian.tar             turn an image's layers into mountable files
+  plywood run debian -- ls -l /               run a command on it
+  plywood mount debian /mnt                   look at its root filesystem
+  plywood erofs ls -lR layer.erofs            look inside a layer image without mounting it
+  plywood doctor                              see what this host can do and what is missing
+
+Exit codes:
+  0 done, 1 failed, 2 usage, 3 set-up is missing, 4 not found, 5 exists or busy, 6 corrupt input or store,
+  7 not permitted, 8 not supported here, 9 no space. `run` passes the container's own code through.";
+
+/// Container layers as mountable images.
+///
+/// Plywood turns each layer of a container image, once, into one read-only EROFS file, and gives a
+/// container its root filesystem by mounting those files under an overlay. The result of a command is
+/// on standard output, everything else on standard error.
+#[derive(Debug, Parser)]
+#[command(
+    name = "plywood",
+    version,
+    after_long_help = EXAMPLES,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// Flags that every verb takes.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// Where images, layers and snapshots are kept.
+    #[arg(
+        long,
+        global = true,
+        env = "PLYWOOD_ROOT",
+        hide_env_values = true,
+        default_value = "/var/lib/plywood",
+        value_name = "DIR",
+        display_order = 900
+    )]
+    pub(crate) root: PathBuf,
+    /// Where mounts, containers and the journal of kernel objects are kept; best on a tmpfs.
+    #[arg(
+        long,
+        global = true,
+        env = "PLYWOOD_RUN",
+        hide_env_values = true,
+        default_value = "/run/plywood",
+        value_name = "DIR",
+        display_order = 901
+    )]
+    pub(crate) run: PathBuf,
+    /// How results are written: for people, or one JSON object a line.
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t = Format::Text,
+        value_name = "FORMAT",
+        display_order = 902
+    )]
+    pub(crate) format: Format,
+}
+
+/// How results are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Import, list and remove container images.
+    #[command(subcommand)]
+    Image(ImageVerb),
+    /// Write EROFS layer images, and look inside them without mounting.
+    #[command(subcommand)]
+    Erofs(ErofsVerb),
+    /// Work with the store's tree of snapshots.
+    #[command(subcommand)]
+    Snapshot(SnapshotVerb),
+    /// Mount an image, a snapshot or an EROFS file; list what is mounted.
+    Mount(MountArgs),
+    /// Undo `plywood mount`.
+    Umount(UmountArgs),
+    /// Run a command in a container.
+    Run(Box<RunArgs>),
+    /// Delete what nothing refers to.
+    Gc(GcArgs),
+    /// Check the store and the mounts, and repair what can be repaired.
+    Fsck(FsckArgs),
+    /// Say what this host can do, what will be used because of it, and what to install.
+    Doctor(DoctorArgs),
+    /// Print the version.
+    Version(VersionArgs),
+}
+
+/// `gc`
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  plywood gc --dry-run        name every item that would be deleted, and why
+  plywood gc                  delete them")]
+pub(crate) struct GcArgs {
+    /// Only say what would be deleted, and why.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// `fsck`
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Verifies the metadata, every layer image's checksum and structure, the snapshots' directories, and that
+what is mounted is what the journal says. Exits with 6 when something is wrong and was not repaired.
+
+Examples:
+  plywood fsck                check
+  plywood fsck --repair       check, and repair what can be repaired without losing data")]
+pub(crate) struct FsckArgs {
+    /// Repair what can be repaired without losing data.
+    #[arg(long)]
+    pub(crate) repair: bool,
+}
+
+/// `doctor`
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Exits with 3 when something that `plywood run` or `plywood mount` needs is missing.
+
+Examples:
+  plywood doctor
+  plywood --format json doctor | jq 'select(.state != \"ok\")'")]
+pub(crate) struct DoctorArgs {}
+
+/// `version`
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  plywood version
+  plywood --format json version")]
+pub(crate) struct VersionArgs {}
+
+/// A size in bytes: a number with an optional suffix K, M, G or T (powers of 1024; `KiB` and `KB` mean the same).
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
+    let trimmed = text.trim();
+    let digits = trimmed.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, suffix) = trimmed.split_at(digits);
+    let number: u64 =
+        number.parse().map_err(|_| "expected a number such as 64M or 2G".to_owned())?;
+    let suffix = suffix.trim().to_ascii_lowercase();
+    let suffix = suffix.strip_suffix("ib").or_else(|| suffix.strip_suffix('b')).unwrap_or(&suffix);
+    let shift = match suffix {
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        _ => return Err("the suffix must be K, M, G or T".to_owned()),
+    };
+    number.checked_mul(1 << shift).ok_or_else(|| "the size is too large".to_owned())
+}
+
+/// `KEY=VALUE`, split at the first `=`; the key must not be empty.
+pub(crate) fn parse_pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("expected KEY=VALUE".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(parse_size("0"), Ok(0));
+        assert_eq!(parse_size("512"), Ok(512));
+        assert_eq!(parse_size("64M"), Ok(64 << 20));
+        assert_eq!(parse_size("2GiB"), Ok(2 << 30));
+        assert_eq!(parse_size("1 kb"), Ok(1024));
+        assert!(parse_size("").is_err());
+        assert!(parse_size("M").is_err());
+        assert!(parse_size("-1").is_err());
+        assert!(parse_size("1.5G").is_err());
+        assert!(parse_size("10P").is_err());
+        assert!(parse_size("99999999999T").is_err());
+    }
+
+    #[test]
+    fn pairs() {
+        assert_eq!(parse_pair("a=b=c"), Ok(("a".into(), "b=c".into())));
+        assert_eq!(parse_pair("a="), Ok(("a".into(), String::new())));
+        assert!(parse_pair("=b").is_err());
+        assert!(parse_pair("a").is_err());
+    }
+}

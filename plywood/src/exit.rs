@@ -1,0 +1,220 @@
+//! From an error to an exit code and to what is printed about it.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+
+use crate::escape;
+
+/// The exit codes that Plywood itself uses. `run` passes the container's own code through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Exit {
+    /// Something else went wrong.
+    Failed = 1,
+    /// The command line, or a combination of its parts, makes no sense.
+    Usage = 2,
+    /// A program or kernel facility that can be installed or switched on is missing.
+    SetUp = 3,
+    /// An image, snapshot, file or container does not exist.
+    NotFound = 4,
+    /// It exists already, or is in use.
+    Exists = 5,
+    /// The input or the store is corrupt.
+    Corrupt = 6,
+    /// The system refuses it to this user.
+    NotPermitted = 7,
+    /// This host, kernel or version of Plywood cannot do it.
+    NotSupported = 8,
+    /// No space is left.
+    NoSpace = 9,
+}
+
+/// An error of the command line itself: its exit code, a message, the way out, and the cause.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    exit: Exit,
+    message: String,
+    hints: Vec<String>,
+    source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+impl Failure {
+    pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into(), hints: Vec::new(), source: None }
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+
+    pub(crate) fn because(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error for Failure {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+/// Standard output is closed: nobody wants the rest, which is no failure.
+#[derive(Debug)]
+pub(crate) struct OutputClosed;
+
+impl fmt::Display for OutputClosed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("standard output is closed")
+    }
+}
+
+impl Error for OutputClosed {}
+
+/// The exit code of an error: that of the first in the chain of causes that says more than "failed".
+pub(crate) fn code(error: &anyhow::Error) -> Exit {
+    error.chain().find_map(code_of).unwrap_or(Exit::Failed)
+}
+
+/// The hints of an error: the ones that were attached, and the ones that follow from its kind.
+fn hints(error: &anyhow::Error) -> Vec<String> {
+    let mut hints: Vec<String> = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<Failure>())
+        .flat_map(|failure| failure.hints.iter().cloned())
+        .collect();
+    if hints.is_empty()
+        && code(error) == Exit::NotPermitted
+        && !rustix::process::geteuid().is_root()
+    {
+        hints.push("run it as root, for example with sudo".to_owned());
+    }
+    hints
+}
+
+/// Prints `plywood: error: …: cause` and `hint: …` lines to standard error.
+pub(crate) fn report(error: &anyhow::Error) {
+    let mut text = String::new();
+    let mut last = String::new();
+    for cause in error.chain() {
+        let message = cause.to_string();
+        // Some errors of other crates repeat their cause; say it once.
+        if message.is_empty() || last.ends_with(&message) {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&message);
+        last = message;
+    }
+    eprintln!("plywood: error: {}", escape::message(&text));
+    for hint in hints(error) {
+        eprintln!("hint: {}", escape::message(&hint));
+    }
+}
+
+fn code_of(cause: &(dyn Error + 'static)) -> Option<Exit> {
+    if let Some(failure) = cause.downcast_ref::<Failure>() {
+        return (failure.exit != Exit::Failed).then_some(failure.exit);
+    }
+    if let Some(error) = cause.downcast_ref::<erofs::Error>() {
+        return erofs_code(error.kind());
+    }
+    if let Some(error) = cause.downcast_ref::<sys::Error>() {
+        return error.errno().and_then(errno_code);
+    }
+    if let Some(error) = cause.downcast_ref::<io::Error>() {
+        return io_code(error);
+    }
+    None
+}
+
+fn erofs_code(kind: erofs::ErrorKind) -> Option<Exit> {
+    use erofs::ErrorKind;
+    match kind {
+        ErrorKind::NotErofs | ErrorKind::Corrupt => Some(Exit::Corrupt),
+        ErrorKind::Unsupported | ErrorKind::TooLarge => Some(Exit::NotSupported),
+        ErrorKind::Invalid => Some(Exit::Usage),
+        ErrorKind::NotFound => Some(Exit::NotFound),
+        _ => None,
+    }
+}
+
+fn io_code(error: &io::Error) -> Option<Exit> {
+    match error.raw_os_error() {
+        Some(errno) => errno_code(errno),
+        None => match error.kind() {
+            io::ErrorKind::NotFound => Some(Exit::NotFound),
+            io::ErrorKind::AlreadyExists => Some(Exit::Exists),
+            io::ErrorKind::PermissionDenied => Some(Exit::NotPermitted),
+            io::ErrorKind::StorageFull => Some(Exit::NoSpace),
+            io::ErrorKind::Unsupported => Some(Exit::NotSupported),
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => Some(Exit::Corrupt),
+            _ => None,
+        },
+    }
+}
+
+fn errno_code(errno: i32) -> Option<Exit> {
+    use rustix::io::Errno;
+    match Errno::from_raw_os_error(errno) {
+        Errno::NOENT | Errno::NOTDIR => Some(Exit::NotFound),
+        Errno::EXIST | Errno::BUSY | Errno::NOTEMPTY | Errno::TXTBSY => Some(Exit::Exists),
+        Errno::ACCESS | Errno::PERM | Errno::ROFS => Some(Exit::NotPermitted),
+        Errno::NOSYS | Errno::OPNOTSUPP | Errno::NODEV => Some(Exit::NotSupported),
+        Errno::NOSPC | Errno::DQUOT | Errno::FBIG => Some(Exit::NoSpace),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[test]
+    fn the_first_telling_cause_decides() {
+        for (errno, exit) in [
+            (libc_errno::ENOSPC, Exit::NoSpace),
+            (libc_errno::EACCES, Exit::NotPermitted),
+            (libc_errno::EPERM, Exit::NotPermitted),
+            (libc_errno::EROFS, Exit::NotPermitted),
+            (libc_errno::ENOENT, Exit::NotFound),
+            (libc_errno::EBUSY, Exit::Exists),
+            (libc_errno::EIO, Exit::Failed),
+        ] {
+            let error = Err::<(), _>(io::Error::from_raw_os_error(errno))
+                .context("cannot write")
+                .context("cannot import")
+                .expect_err("built as an error");
+            assert_eq!(code(&error), exit, "errno {errno}");
+        }
+        let failure = Failure::new(Exit::SetUp, "no runtime")
+            .because(io::Error::from_raw_os_error(libc_errno::ENOENT));
+        assert_eq!(code(&failure.into()), Exit::SetUp);
+        let failure = Failure::new(Exit::Failed, "cannot start")
+            .because(io::Error::from_raw_os_error(libc_errno::ENOSPC));
+        assert_eq!(code(&failure.into()), Exit::NoSpace);
+    }
+
+    /// Error numbers as Linux has them on every architecture that Rust's std supports it on with 0..=34.
+    mod libc_errno {
+        pub(super) const EPERM: i32 = 1;
+        pub(super) const ENOENT: i32 = 2;
+        pub(super) const EIO: i32 = 5;
+        pub(super) const EACCES: i32 = 13;
+        pub(super) const EBUSY: i32 = 16;
+        pub(super) const ENOSPC: i32 = 28;
+        pub(super) const EROFS: i32 = 30;
+    }
+}
