@@ -40,11 +40,17 @@ pub(super) struct Headers<'a> {
     /// Length of the archive in bytes.
     length: u64,
     position: u64,
+    marked: bool,
 }
 
 impl<'a> Headers<'a> {
     pub(super) fn new(read_at: &'a ReadAt<'a>, length: u64) -> Self {
-        Self { read_at, length, position: 0 }
+        Self { read_at, length, position: 0, marked: false }
+    }
+
+    /// Whether the end mark was seen.
+    pub(super) fn marked(&self) -> bool {
+        self.marked
     }
 
     /// The next entry, or `None` at the end mark. An archive that just ends between two entries is at its end
@@ -61,6 +67,7 @@ impl<'a> Headers<'a> {
             let mut block = [0; BLOCK as usize];
             self.fill(&mut block, start)?;
             if block.iter().all(|byte| *byte == 0) {
+                self.marked = true;
                 return Ok(None);
             }
             let header = Header::new(&block, start)?;

@@ -170,7 +170,7 @@ fn index(file: Arc<File>, length: u64) -> Result<Option<(Format, TarIndex)>> {
     let mut known = false;
     let end = loop {
         match headers.next() {
-            Ok(None) => break Ok(()),
+            Ok(None) => break Ok(headers.marked()),
             Err(error) => break Err(error),
             Ok(Some(entry)) => {
                 match owner(&entry) {
@@ -183,20 +183,22 @@ fn index(file: Arc<File>, length: u64) -> Result<Option<(Format, TarIndex)>> {
                 }
                 index.insert(&entry);
                 if index.len() > MAX_ENTRIES {
-                    break Ok(());
+                    let message = format!("the archive has more than {MAX_ENTRIES} entries");
+                    break Err(Error::new(ErrorKind::TooLarge, message));
                 }
             }
         }
     };
     let format = format(&index)?;
-    // A cut or damaged archive is reported here if it is an image archive, and by the layer's own reader if it
-    // may be a layer.
-    if let Err(error) = end
-        && (format.is_some() || foreign == 0)
-    {
-        return Err(error);
+    match (format, end) {
+        // Some tools leave the end mark out.
+        (Some(format), Ok(_)) => Ok(Some((format, index))),
+        (None, Ok(true)) => Ok(None),
+        // A cut or damaged layer is for the layer's reader to report.
+        (None, _) if foreign > 0 => Ok(None),
+        (None, Ok(false)) => Err(Error::corrupt("the archive is cut short: it has no end mark")),
+        (_, Err(error)) => Err(error),
     }
-    Ok(format.map(|format| (format, index)))
 }
 
 /// What the members say about the archive. A layer may well hold an `index.json` or `manifest.json` of its own.
