@@ -1,7 +1,25 @@
 //! A layer's tar into a layer image: options, result, and the function that does it.
 
+use std::fs::File;
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::{self, ScopedJoinHandle};
+
+use erofs::{Image, ImageWriter, Inode, Sink, WriterOptions};
+
 use crate::compression::Compression;
 use crate::digest::{Checksum, Digest};
+use crate::error::{Error, ErrorKind, Result};
+use crate::image_file::ImageFile;
+use crate::intake::Intake;
+use crate::layer_tree::{LayerTree, count_names};
+use crate::parents::{ImageSource, Parents, copy_from_parents};
+use crate::pipeline::{
+    Chunk, ChunkReader, DEPTH, Measured, inflate, measure, read_blob, read_full,
+};
+use crate::progress::{Cancel, Progress};
+use crate::tar::{End, Reader};
 
 /// What is known and wanted about a layer before it is read.
 #[derive(Debug, Clone, Default)]
@@ -40,4 +58,182 @@ pub struct LayerImage {
     /// Whether a hard link was resolved through the parents, so that the image depends on them and not on the
     /// diffID alone.
     pub used_parents: bool,
+}
+
+/// Makes a layer image of a layer's blob in one pass.
+///
+/// `output` must be empty; when this returns it holds the whole image, and the caller's `fsync` makes it
+/// durable (writing to the disk has begun by then). After an error it holds rubbish and must be thrown away.
+/// The same tar gives the same image bytes, however the blob is compressed, cut into reads or timed.
+/// Memory is bounded by the number of entries, not by the length of the files.
+///
+/// # Errors
+/// [`ErrorKind::Corrupt`] for a blob or tar that is cut off or damaged, [`ErrorKind::DigestMismatch`] where it is
+/// not what `options` promise, [`ErrorKind::Invalid`], [`ErrorKind::TooLarge`] and [`ErrorKind::Unsupported`] for
+/// entries that cannot be stored (the message has path and offset), [`ErrorKind::MissingParent`] for hard links to
+/// nothing known, [`ErrorKind::Cancelled`], [`ErrorKind::NoSpace`] and [`ErrorKind::Io`].
+pub fn write_layer_image(
+    mut source: impl Read + Send,
+    output: &File,
+    options: &LayerOptions,
+    parents: Option<&dyn Parents>,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<LayerImage> {
+    let mut first = [0; 4];
+    let length = read_full(&mut source, &mut first)
+        .map_err(|error| Error::io("cannot read the layer", error))?;
+    let first = &first[..length];
+    let compression = choose_compression(options.compression, Compression::sniff(first))?;
+    let source = first.chain(source);
+
+    let image_file = ImageFile::new(output);
+    let mut writer = ImageWriter::new(image_file, WriterOptions::default())
+        .map_err(|error| Error::erofs("cannot begin the layer image", error))?;
+
+    let plain_max = options.max_size.filter(|_| compression == Compression::None);
+    let (blob, tar, tree) = thread::scope(|scope| {
+        let (blob_sender, blob_receiver) = sync_channel(DEPTH);
+        let read = scope
+            .spawn(move || read_blob(source, &blob_sender, options, plain_max, progress, cancel));
+        let mut inflated = None;
+        let chunks = if compression == Compression::None {
+            blob_receiver
+        } else {
+            let (to_hash, hashed) = sync_channel(DEPTH);
+            let (to_parse, parsed) = sync_channel(DEPTH);
+            let input = ChunkReader::new(blob_receiver);
+            let outputs = [to_parse, to_hash];
+            let inflate =
+                scope.spawn(move || inflate(input, compression, outputs, options.max_size, cancel));
+            inflated = Some((inflate, scope.spawn(move || measure(&hashed))));
+            parsed
+        };
+        let taken = take_tar(chunks, &mut writer, options, cancel);
+
+        // The reason comes from the stage that is nearest to the source: what the others report is only that
+        // their input ended too soon.
+        let blob = joined(read)?;
+        let tar = match inflated {
+            Some((inflate, measure)) => {
+                let end = joined(inflate)?;
+                let tar = joined(measure);
+                end.map(|()| tar)
+            }
+            None => blob,
+        };
+        let taken = taken?;
+        let (Some(blob), Some(tar)) = (blob, tar) else {
+            return Err(Error::new(ErrorKind::Io, "the layer was not read to its end"));
+        };
+        check_digests(options, &blob, &tar)?;
+        if taken.end != Some(End::Marked) && options.digest.is_none() && options.diff_id.is_none() {
+            return Err(Error::corrupt("the tar has no end mark and may be cut off").at(tar.size));
+        }
+        Ok((blob, tar, taken.tree))
+    })?;
+
+    let mut lower = Lower { parents, layers: None };
+    let tree = tree.finish(&mut |path| lower.copy(path, &mut writer))?;
+    let uuid = lower.uuid(&tar.digest);
+    let (image_file, summary) = writer
+        .finish(&tree, uuid)
+        .map_err(|error| Error::erofs("cannot write the layer image", error))?;
+    Ok(LayerImage {
+        digest: blob.digest,
+        size: blob.size,
+        diff_id: tar.digest,
+        tar_size: tar.size,
+        image_size: summary.length,
+        checksum: image_file.checksum(),
+        uuid,
+        entries: count_names(&tree),
+        used_parents: lower.layers.is_some(),
+    })
+}
+
+/// The content has the last word where it has a known mark; a promised mark must be there.
+fn choose_compression(promised: Option<Compression>, found: Compression) -> Result<Compression> {
+    match promised {
+        Some(promised) if promised != Compression::None && found == Compression::None => Err(
+            Error::corrupt(format!("the layer should be compressed with {promised} but is not")),
+        ),
+        _ => Ok(found),
+    }
+}
+
+/// The result of a stage; a panic goes on in this thread.
+fn joined<T>(stage: ScopedJoinHandle<'_, T>) -> T {
+    stage.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+struct Taken {
+    tree: LayerTree,
+    end: Option<End>,
+}
+
+/// Takes the tar's entries in and reads what may follow its end, which counts for the digests only.
+fn take_tar<S: Sink>(
+    chunks: Receiver<Chunk>,
+    writer: &mut ImageWriter<S>,
+    options: &LayerOptions,
+    cancel: &Cancel,
+) -> Result<Taken> {
+    let mut tar = Reader::new(ChunkReader::new(chunks));
+    let mut intake = Intake::new(writer, options.max_size);
+    intake.take_all(&mut tar, cancel)?;
+    let end = tar.end();
+    tar.into_inner().drain();
+    Ok(Taken { tree: intake.into_tree(), end })
+}
+
+fn check_digests(options: &LayerOptions, blob: &Measured, tar: &Measured) -> Result<()> {
+    let check = |what: &str, promised: Option<Digest>, found: Digest| match promised {
+        Some(promised) if promised != found => Err(Error::new(
+            ErrorKind::DigestMismatch,
+            format!("the layer's {what} is {found}, not the promised {promised}"),
+        )),
+        _ => Ok(()),
+    };
+    check("digest", options.digest, blob.digest)?;
+    check("diffID", options.diff_id, tar.digest)
+}
+
+/// Namespace of the UUIDs of layer images; fixed for ever, since images must come out the same.
+const UUID_NAMESPACE: uuid::Uuid = uuid::uuid!("b8f0c8e6-4f5c-5d0a-9d7e-2f8f6c1f5a37");
+
+/// The UUID of a layer image: v5 over a text that is different for different content.
+pub(crate) fn image_uuid(text: &str) -> [u8; 16] {
+    uuid::Uuid::new_v5(&UUID_NAMESPACE, text.as_bytes()).into_bytes()
+}
+
+/// The parents, once they were needed.
+struct Lower<'p> {
+    parents: Option<&'p dyn Parents>,
+    layers: Option<Vec<Arc<Image<ImageSource>>>>,
+}
+
+impl Lower<'_> {
+    fn copy<S: Sink>(
+        &mut self,
+        path: &[&[u8]],
+        writer: &mut ImageWriter<S>,
+    ) -> Result<Option<Inode>> {
+        let Some(parents) = self.parents else { return Ok(None) };
+        let layers = match &mut self.layers {
+            Some(layers) => layers,
+            empty => empty.insert(parents.layers()?),
+        };
+        copy_from_parents(layers, path, writer)
+    }
+
+    /// What was copied from the parents is not in the diffID, so their UUIDs join it.
+    fn uuid(&self, diff_id: &Digest) -> [u8; 16] {
+        let mut text = diff_id.to_string();
+        for layer in self.layers.iter().flatten() {
+            text.push(' ');
+            text.push_str(&uuid::Uuid::from_bytes(layer.uuid()).to_string());
+        }
+        image_uuid(&text)
+    }
 }

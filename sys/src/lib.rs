@@ -13,6 +13,7 @@ mod mountinfo;
 mod residency;
 #[cfg(target_os = "linux")]
 mod unmount;
+mod writeback;
 
 pub use error::{Error, Result};
 #[cfg(target_os = "linux")]
@@ -27,3 +28,4 @@ pub use mountinfo::{MountEntry, MountTable};
 pub use residency::{Residency, page_residency};
 #[cfg(target_os = "linux")]
 pub use unmount::{unmount, unmount_lazily};
+pub use writeback::start_writeback;

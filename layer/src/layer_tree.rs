@@ -1,0 +1,351 @@
+//! The tree that a layer's entries build, one after the other.
+//!
+//! | case | what happens |
+//! | --- | --- |
+//! | a path again | the later entry wins; a directory keeps its children and takes the new metadata |
+//! | directory over file, file over directory | the later entry wins; children of the directory are gone |
+//! | something that is no directory in the middle of a path | a later name below it makes it a directory; a symbolic link there is **not** followed |
+//! | missing parent | a directory, 0755, 0:0, with the time of the entry that needed it first |
+//! | hard link | shares the inode that the target's path names at that point; a target that comes later is found at the end |
+//! | whiteout and entry of one name | the whiteout speaks of the layers below, so the entry stays; a directory becomes opaque |
+//! | character device 0:0 | a whiteout, as overlayfs will see it |
+//!
+//! The metadata that a hard link's own entry repeats is not read: the inode has that of its first name.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use erofs::{Content, DeviceNumber, FileData, Inode, InodeId, Timestamp, Tree, Xattr};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::overlay;
+use crate::path::components;
+
+/// Bits of a device number that EROFS has.
+const MAJOR_BITS: u32 = 12;
+const MINOR_BITS: u32 = 20;
+
+/// Owner, permissions, time and xattrs, checked.
+#[derive(Debug, Clone)]
+pub(crate) struct Metadata {
+    pub(crate) permissions: u16,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) mtime: Timestamp,
+    pub(crate) xattrs: Vec<Xattr>,
+}
+
+impl Metadata {
+    fn with(self, content: Content) -> Inode {
+        let Self { permissions, uid, gid, mtime, xattrs } = self;
+        Inode { permissions, uid, gid, mtime, xattrs, content }
+    }
+}
+
+/// Where an entry goes: a name in a directory, or the root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place<'p> {
+    /// The root directory itself.
+    Root,
+    /// A name in a directory; the directory is there.
+    Name(InodeId, &'p [u8]),
+    /// The directory is opaque.
+    Opaque(InodeId),
+    /// The name is deleted from the layers below.
+    Whiteout(InodeId, &'p [u8]),
+    /// aufs's own files: no part of the layer.
+    Nowhere,
+}
+
+/// A layer's tree while it grows.
+#[derive(Debug, Default)]
+pub(crate) struct LayerTree {
+    tree: Tree,
+    opaque: BTreeSet<InodeId>,
+    whiteouts: BTreeMap<InodeId, BTreeSet<Box<[u8]>>>,
+    /// Hard links whose target was not there: the stand-in inode and the target, in the order of the tar.
+    pending: BTreeMap<InodeId, Pending>,
+}
+
+#[derive(Debug, Clone)]
+struct Pending {
+    path: Vec<u8>,
+    target: Vec<u8>,
+}
+
+/// Gives what the layers below have at a path, copied into this image: the inode (no directory), or `None`.
+pub(crate) type LowerLinks<'l> = dyn FnMut(&[&[u8]]) -> Result<Option<Inode>> + 'l;
+
+impl LayerTree {
+    /// Finds where a path's entry goes, and makes the directories on the way. `mtime` is for those.
+    pub(crate) fn place<'p>(&mut self, path: &'p [u8], mtime: Timestamp) -> Result<Place<'p>> {
+        let components = components(path)?;
+        let Some((&name, parents)) = components.split_last() else {
+            return Ok(Place::Root);
+        };
+        if name != overlay::OPAQUE_NAME
+            && components.iter().any(|component| component.starts_with(overlay::AUFS_PREFIX))
+        {
+            return Ok(Place::Nowhere);
+        }
+        let reserved = |component: &[u8]| component.starts_with(overlay::WHITEOUT_PREFIX);
+        if parents.iter().any(|component| reserved(component)) {
+            return Err(Error::invalid("a whiteout cannot hold files").path(path));
+        }
+        let whiteout = name.strip_prefix(overlay::WHITEOUT_PREFIX);
+        if let Some(b"" | b"." | b"..") = whiteout {
+            return Err(Error::invalid("a whiteout of no name").path(path));
+        }
+        let mut dir = Tree::ROOT;
+        for &component in parents {
+            dir = self.directory_in(dir, component, mtime);
+        }
+        Ok(match whiteout {
+            _ if name == overlay::OPAQUE_NAME => Place::Opaque(dir),
+            Some(name) => Place::Whiteout(dir, name),
+            None => Place::Name(dir, name),
+        })
+    }
+
+    /// The directory of this name, made if it is not there, in the place of whatever else is.
+    fn directory_in(&mut self, dir: InodeId, name: &[u8], mtime: Timestamp) -> InodeId {
+        if let Some(id) = self.get(dir, name)
+            && self.tree[id].entries().is_some()
+        {
+            return id;
+        }
+        let id = self.tree.add(Inode { mtime, ..Inode::directory() });
+        self.set(dir, name, id);
+        id
+    }
+
+    fn get(&self, dir: InodeId, name: &[u8]) -> Option<InodeId> {
+        self.tree[dir].entries()?.get(name).copied()
+    }
+
+    fn set(&mut self, dir: InodeId, name: &[u8], id: InodeId) {
+        let entries = self.tree[dir].entries_mut().expect("names are only set in directories");
+        match entries.get_mut(name) {
+            Some(entry) => *entry = id,
+            None => _ = entries.insert(name.into(), id),
+        }
+    }
+
+    /// Marks a directory opaque.
+    pub(crate) fn set_opaque(&mut self, dir: InodeId) {
+        self.opaque.insert(dir);
+    }
+
+    /// Deletes a name from the layers below.
+    pub(crate) fn set_whiteout(&mut self, dir: InodeId, name: &[u8]) {
+        self.whiteouts.entry(dir).or_default().insert(name.into());
+    }
+
+    /// Puts a directory at a place, or gives the one that is there new metadata.
+    pub(crate) fn add_directory(&mut self, place: Place<'_>, metadata: Metadata) {
+        let id = match place {
+            Place::Root => Tree::ROOT,
+            Place::Name(dir, name) => self.directory_in(dir, name, metadata.mtime),
+            _ => return,
+        };
+        let entries = std::mem::replace(&mut self.tree[id].content, Content::Fifo);
+        self.tree[id] = metadata.with(entries);
+    }
+
+    /// Puts something that is no directory at a name, in the place of whatever is there.
+    pub(crate) fn add(&mut self, dir: InodeId, name: &[u8], metadata: Metadata, content: Content) {
+        if content == Content::CharDevice(DeviceNumber::WHITEOUT) {
+            if let Some(entries) = self.tree[dir].entries_mut() {
+                entries.remove(name);
+            }
+            self.set_whiteout(dir, name);
+            return;
+        }
+        let id = self.tree.add(metadata.with(content));
+        self.set(dir, name, id);
+    }
+
+    /// Makes a name a hard link to what another path names: now, or at the end if nothing is there yet.
+    pub(crate) fn add_hard_link(
+        &mut self,
+        dir: InodeId,
+        name: &[u8],
+        path: &[u8],
+        target: &[u8],
+    ) -> Result<()> {
+        let components = components(target).map_err(|error| error.path(path))?;
+        match self.tree.lookup(components.iter().copied()) {
+            Some(id) if self.tree[id].entries().is_some() => Err(link_to_directory(path, target)),
+            Some(id) if !self.pending.contains_key(&id) => {
+                self.set(dir, name, id);
+                Ok(())
+            }
+            _ => {
+                // Any content will do; `finish` replaces the name.
+                let id = self.tree.add(Inode { content: Content::Fifo, ..Inode::directory() });
+                let pending = Pending { path: path.to_vec(), target: target.to_vec() };
+                self.pending.insert(id, pending);
+                self.set(dir, name, id);
+                Ok(())
+            }
+        }
+    }
+
+    /// Resolves what is open and puts whiteouts and opaque marks into the tree. `lower` is asked for the targets
+    /// of hard links that this layer does not have.
+    pub(crate) fn finish(mut self, lower: &mut LowerLinks<'_>) -> Result<Tree> {
+        self.resolve_links(lower)?;
+        let whiteouts = std::mem::take(&mut self.whiteouts);
+        for (dir, names) in whiteouts {
+            let mut left = false;
+            for name in names {
+                match self.get(dir, &name) {
+                    Some(id) if self.tree[id].entries().is_some() => self.set_opaque(id),
+                    Some(_) => {}
+                    None => {
+                        let id = self.tree.add(overlay::whiteout());
+                        self.set(dir, &name, id);
+                        left = true;
+                    }
+                }
+            }
+            if left {
+                self.tree[dir].set_xattr(overlay::ORIGIN, b"");
+            }
+        }
+        for dir in std::mem::take(&mut self.opaque) {
+            self.tree[dir].set_xattr(overlay::OPAQUE, b"y");
+        }
+        Ok(self.tree)
+    }
+
+    fn resolve_links(&mut self, lower: &mut LowerLinks<'_>) -> Result<()> {
+        let pending = std::mem::take(&mut self.pending);
+        // Names of one file below must become names of one file here.
+        let mut copied: BTreeMap<Vec<u8>, InodeId> = BTreeMap::new();
+        for (&id, link) in &pending {
+            let place = components(&link.path)?;
+            // Something else may have taken the link's place since.
+            if self.tree.lookup(place.iter().copied()) != Some(id) {
+                continue;
+            }
+            let mut target = components(&link.target)?;
+            let mut steps = 0;
+            let found = loop {
+                let found = self.tree.lookup(target.iter().copied());
+                let Some(next) = found.and_then(|found| pending.get(&found)) else {
+                    break found;
+                };
+                steps += 1;
+                if steps > pending.len() {
+                    return Err(Error::invalid(format!(
+                        "a loop of hard links: nothing but links is behind \"{}\"",
+                        link.target.escape_ascii()
+                    ))
+                    .path(&link.path));
+                }
+                target = components(&next.target)?;
+            };
+            let inode = match found {
+                Some(found) if self.tree[found].entries().is_some() => {
+                    return Err(link_to_directory(&link.path, &link.target));
+                }
+                Some(found) => found,
+                None => {
+                    let key = target.join(&b'/');
+                    match copied.get(&key) {
+                        Some(&inode) => inode,
+                        None => {
+                            let inode = lower(&target)
+                                .map_err(|error| error.path(&link.path))?
+                                .ok_or_else(|| missing_target(link))?;
+                            let inode = self.tree.add(inode);
+                            copied.insert(key, inode);
+                            inode
+                        }
+                    }
+                }
+            };
+            if let Some((name, parents)) = place.split_last()
+                && let Some(dir) = self.tree.lookup(parents.iter().copied())
+            {
+                self.set(dir, name, inode);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Number of names in a finished tree, the root included.
+pub(crate) fn count_names(tree: &Tree) -> u64 {
+    let mut directories = vec![Tree::ROOT];
+    let mut names = 1;
+    while let Some(dir) = directories.pop() {
+        for &id in tree[dir].entries().into_iter().flat_map(BTreeMap::values) {
+            names += 1;
+            if tree[id].entries().is_some() {
+                directories.push(id);
+            }
+        }
+    }
+    names
+}
+
+/// A device number within EROFS's bounds.
+pub(crate) fn device_number(major: u64, minor: u64) -> Result<DeviceNumber> {
+    match (u32::try_from(major), u32::try_from(minor)) {
+        (Ok(major), Ok(minor)) if major >> MAJOR_BITS == 0 && minor >> MINOR_BITS == 0 => {
+            Ok(DeviceNumber { major, minor })
+        }
+        _ => Err(Error::new(
+            ErrorKind::TooLarge,
+            format!(
+                "the device number {major}:{minor} does not fit in {MAJOR_BITS} and {MINOR_BITS} bits"
+            ),
+        )),
+    }
+}
+
+/// An owner within the 32 bits that Linux has.
+pub(crate) fn owner(what: &str, id: u64) -> Result<u32> {
+    u32::try_from(id).map_err(|_| {
+        Error::new(ErrorKind::TooLarge, format!("the {what} {id} does not fit in 32 bits"))
+    })
+}
+
+/// A symbolic link's content within EROFS's bounds.
+pub(crate) fn symlink(target: Vec<u8>) -> Result<Content> {
+    if target.is_empty() || target.contains(&0) {
+        return Err(Error::invalid("a symbolic link's target is empty or holds a NUL byte"));
+    }
+    if target.len() > erofs::format::SYMLINK_MAX {
+        return Err(Error::new(
+            ErrorKind::TooLarge,
+            format!(
+                "a symbolic link's target of {} bytes, more than {}",
+                target.len(),
+                erofs::format::SYMLINK_MAX
+            ),
+        ));
+    }
+    Ok(Content::Symlink(target.into()))
+}
+
+/// An empty file's content.
+pub(crate) fn empty_file() -> FileData {
+    FileData::Bytes(Box::default())
+}
+
+fn link_to_directory(path: &[u8], target: &[u8]) -> Error {
+    Error::invalid(format!("a hard link to the directory \"{}\"", target.escape_ascii())).path(path)
+}
+
+fn missing_target(link: &Pending) -> Error {
+    Error::new(
+        ErrorKind::MissingParent,
+        format!(
+            "a hard link to \"{}\", which neither this layer nor a known parent has",
+            link.target.escape_ascii()
+        ),
+    )
+    .path(&link.path)
+}

@@ -1,0 +1,299 @@
+//! The stages between a blob and its tar, each on its own thread, and the bounded channels between them.
+//!
+//! ```text
+//!            chunks                 chunks
+//!  read ───────────▶ inflate ──┬───────────▶ hash the tar         (diffID)
+//!  hash the blob               └───────────▶ parse, write, hash   (the caller's thread)
+//! ```
+//!
+//! A plain tar skips the middle: blob and tar are the same bytes and are hashed once. Chunks are shared, not
+//! copied, and go back to the stage that filled them when the last user lets go. A stage whose receiver is
+//! gone stops without an error: whoever closed the channel has the reason.
+
+use std::io::{self, BufRead, Read};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender};
+
+use crate::compression::Compression;
+use crate::digest::{Digest, Digester};
+use crate::error::{Error, ErrorKind, Result};
+use crate::layer_image::LayerOptions;
+use crate::progress::{Cancel, Progress};
+
+/// Length of a chunk: small enough that all chunks on the way stay in the processor's cache.
+pub(crate) const CHUNK: usize = 256 << 10;
+/// Chunks that may wait in one channel.
+pub(crate) const DEPTH: usize = 6;
+
+pub(crate) type Chunk = Arc<Vec<u8>>;
+
+/// Buffers that are filled again once nobody else holds them. There are never more than fit in the channels
+/// and the stages' hands.
+#[derive(Debug, Default)]
+struct Pool(Vec<Chunk>);
+
+impl Pool {
+    /// An empty buffer with room for [`CHUNK`] bytes.
+    fn take(&mut self) -> Vec<u8> {
+        let free = self.0.iter_mut().position(|chunk| Arc::get_mut(chunk).is_some());
+        match free.and_then(|free| Arc::into_inner(self.0.swap_remove(free))) {
+            Some(mut buffer) => {
+                buffer.resize(CHUNK, 0);
+                buffer
+            }
+            None => vec![0; CHUNK],
+        }
+    }
+
+    /// Makes a chunk of a buffer that came from here.
+    fn share(&mut self, buffer: Vec<u8>) -> Chunk {
+        let chunk = Arc::new(buffer);
+        self.0.push(Arc::clone(&chunk));
+        chunk
+    }
+}
+
+/// What is known of a blob when its last byte has been read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Measured {
+    pub(crate) digest: Digest,
+    pub(crate) size: u64,
+}
+
+/// A stage's end: its result, or `None` if the stage behind it closed the channel.
+pub(crate) type Ended<T> = Result<Option<T>>;
+
+/// Reads a blob to its end, hashes it, and sends it on.
+pub(crate) fn read_blob(
+    mut source: impl Read,
+    chunks: &SyncSender<Chunk>,
+    options: &LayerOptions,
+    max_size: Option<u64>,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Ended<Measured> {
+    let mut pool = Pool::default();
+    let mut digester = Digester::default();
+    let mut size = 0;
+    loop {
+        cancel.check()?;
+        let mut buffer = pool.take();
+        let length = read_full(&mut source, &mut buffer)
+            .map_err(|error| Error::io("cannot read the layer", error))?;
+        buffer.truncate(length);
+        size += length as u64;
+        if let Some(promised) = options.size
+            && (size > promised || length == 0 && size != promised)
+        {
+            let comparison = if size > promised { "longer" } else { "shorter" };
+            return Err(Error::new(
+                ErrorKind::DigestMismatch,
+                format!("the layer is {comparison} than the promised {promised} bytes"),
+            ));
+        }
+        check_size(size, max_size)?;
+        if length == 0 {
+            return Ok(Some(Measured { digest: digester.finish(), size }));
+        }
+        progress.advance(length as u64);
+        // Sent before it is hashed: the next stage need not wait.
+        let chunk = pool.share(buffer);
+        if chunks.send(Arc::clone(&chunk)).is_err() {
+            return Ok(None);
+        }
+        digester.update(&chunk);
+    }
+}
+
+/// Inflates a blob and sends the tar on to both receivers.
+pub(crate) fn inflate(
+    input: ChunkReader,
+    compression: Compression,
+    outputs: [SyncSender<Chunk>; 2],
+    max_size: Option<u64>,
+    cancel: &Cancel,
+) -> Ended<()> {
+    let mut inflater = Inflater::new(input, compression)?;
+    let mut pool = Pool::default();
+    let mut size = 0;
+    loop {
+        cancel.check()?;
+        let mut buffer = pool.take();
+        let length =
+            read_full(&mut inflater, &mut buffer).map_err(|error| damaged(compression, error))?;
+        if length == 0 {
+            return Ok(Some(()));
+        }
+        size += length as u64;
+        check_size(size, max_size)?;
+        buffer.truncate(length);
+        let chunk = pool.share(buffer);
+        for output in &outputs {
+            if output.send(Arc::clone(&chunk)).is_err() {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+/// Hashes all chunks until the channel closes.
+pub(crate) fn measure(chunks: &Receiver<Chunk>) -> Measured {
+    let mut digester = Digester::default();
+    let mut size = 0;
+    for chunk in chunks {
+        digester.update(&chunk);
+        size += chunk.len() as u64;
+    }
+    Measured { digest: digester.finish(), size }
+}
+
+/// Refuses a tar longer than the caller allows.
+pub(crate) fn check_size(size: u64, max_size: Option<u64>) -> Result<()> {
+    match max_size {
+        Some(max) if size > max => Err(Error::new(
+            ErrorKind::TooLarge,
+            format!("the layer holds more than the allowed {max} bytes when uncompressed"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn damaged(compression: Compression, error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => {
+            Error::corrupt(format!("the {compression} stream is cut off")).because(error)
+        }
+        io::ErrorKind::OutOfMemory => Error::io("cannot inflate the layer", error),
+        // Whatever the inflaters report is about the stream; the channel before them has no errors.
+        _ => Error::corrupt(format!("the {compression} stream is damaged")).because(error),
+    }
+}
+
+/// Fills the buffer unless the input ends before.
+pub(crate) fn read_full(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match input.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(length) => filled += length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+/// The bytes of the chunks that come through a channel. Ends when the channel closes.
+#[derive(Debug)]
+pub(crate) struct ChunkReader {
+    chunks: Receiver<Chunk>,
+    current: Chunk,
+    position: usize,
+}
+
+impl ChunkReader {
+    pub(crate) fn new(chunks: Receiver<Chunk>) -> Self {
+        Self { chunks, current: Chunk::default(), position: 0 }
+    }
+
+    /// Reads the rest, so that the stages before see it.
+    pub(crate) fn drain(self) {
+        drop(self.current);
+        self.chunks.iter().for_each(drop);
+    }
+}
+
+impl BufRead for ChunkReader {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        while self.position == self.current.len() {
+            // Let go before waiting, so that the buffer can be filled again.
+            self.current = Chunk::default();
+            self.position = 0;
+            match self.chunks.recv() {
+                Ok(chunk) => self.current = chunk,
+                Err(_) => break,
+            }
+        }
+        Ok(&self.current[self.position..])
+    }
+
+    fn consume(&mut self, length: usize) {
+        self.position += length;
+    }
+}
+
+impl Read for ChunkReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.fill_buf()?.read(buffer)?;
+        self.consume(length);
+        Ok(length)
+    }
+}
+
+/// The tar inside a compressed stream.
+pub(crate) enum Inflater<R: BufRead> {
+    /// Nothing to do.
+    Plain(R),
+    /// The current member; `None` behind the last.
+    Gzip(Option<Box<flate2::bufread::GzDecoder<R>>>),
+    /// All frames.
+    Zstd(Box<zstd::stream::read::Decoder<'static, R>>),
+}
+
+impl<R: BufRead> Inflater<R> {
+    pub(crate) fn new(input: R, compression: Compression) -> Result<Self> {
+        Ok(match compression {
+            Compression::None => Self::Plain(input),
+            Compression::Gzip => Self::Gzip(Some(Box::new(flate2::bufread::GzDecoder::new(input)))),
+            Compression::Zstd => {
+                let decoder = zstd::stream::read::Decoder::with_buffer(input)
+                    .map_err(|error| Error::io("cannot set up zstd", error))?;
+                Self::Zstd(Box::new(decoder))
+            }
+        })
+    }
+}
+
+impl<R: BufRead> Read for Inflater<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(input) => input.read(buffer),
+            Self::Zstd(decoder) => decoder.read(buffer),
+            Self::Gzip(member) => loop {
+                let Some(decoder) = member else { return Ok(0) };
+                let length = decoder.read(buffer)?;
+                if length > 0 || buffer.is_empty() {
+                    return Ok(length);
+                }
+                // A member's end: the checksum was right. Another one, zeros or nothing may follow (RFC 1952
+                // knows only members; gzip(1) accepts zero padding, which tapes and block devices leave).
+                let Some(decoder) = member.take() else { return Ok(0) };
+                let mut input = decoder.into_inner();
+                if skip_zeros_if_first(&mut input)? {
+                    return Ok(0);
+                }
+                *member = Some(Box::new(flate2::bufread::GzDecoder::new(input)));
+            },
+        }
+    }
+}
+
+/// At the end or at a zero: checks that nothing but zeros is left and returns true.
+fn skip_zeros_if_first(input: &mut impl BufRead) -> io::Result<bool> {
+    let mut zeros = false;
+    loop {
+        let bytes = input.fill_buf()?;
+        if bytes.is_empty() {
+            return Ok(true);
+        }
+        if !zeros && bytes[0] != 0 {
+            return Ok(false);
+        }
+        zeros = true;
+        if bytes.iter().any(|&byte| byte != 0) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "data after the zero padding"));
+        }
+        let length = bytes.len();
+        input.consume(length);
+    }
+}
