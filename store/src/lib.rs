@@ -1,1 +1,43 @@
-//! The `store` crate.
+//! The store: layers, snapshots and images on disk, their metadata, gc and fsck. It mounts nothing.
+//!
+//! ```text
+//!  image import ──▶ Staging ──add_layer──▶ layers/<hex>.erofs
+//!                                             ▲
+//!  prepare ──▶ active ──commit────────────────┘   ┌──▶ prepare ──▶ …
+//!               │ (scratch becomes a layer)       │
+//!               └────────────────▶ committed ─────┴──▶ view
+//! ```
+//!
+//! One process opens a store at a time ([`Store::open`] waits, then says who has it); inside it any number of
+//! threads may use it. What a successful call did survives a power cut; what a cut call left is removed by the next
+//! opening. The files, the tables and the crash model are drawn in `docs/store.md`.
+
+mod commit;
+mod db;
+mod error;
+mod filter;
+mod fsck;
+mod gc;
+mod images;
+mod layers;
+mod layout;
+mod snapshot;
+mod snapshots;
+mod staging;
+mod store;
+mod sweep;
+
+pub use commit::CommitOptions;
+pub use db::SCHEMA;
+pub use error::{Error, ErrorKind, Result};
+pub use fsck::{Finding, FsckOptions, FsckReport, Severity};
+pub use gc::{GcItem, GcObject, GcOptions};
+pub use images::{BLOB_LIMIT, ImageRecord};
+pub use layers::{Layer, LayerId, LayerRecord};
+pub use snapshot::{
+    Chain, Kind, LABEL_LIMIT, Labels, Scratch, ScratchPaths, Snapshot, Timestamp, Usage,
+};
+pub use snapshots::SCRATCH_MINIMUM;
+pub use staging::Staging;
+pub use store::{OpenOptions, Store};
+pub use sweep::Swept;

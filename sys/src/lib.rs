@@ -3,12 +3,15 @@
 #[cfg(target_os = "linux")]
 mod compat;
 mod error;
+pub mod failpoint;
+pub mod file;
 #[cfg(target_os = "linux")]
 mod fs_context;
 #[cfg(target_os = "linux")]
 mod loop_device;
 #[cfg(target_os = "linux")]
 mod mountinfo;
+pub mod process;
 #[cfg(target_os = "linux")]
 mod residency;
 #[cfg(target_os = "linux")]

@@ -1,0 +1,177 @@
+//! Commit: a scratch becomes a layer image, an active snapshot a committed one.
+
+use std::path::{Path, PathBuf};
+
+use crate::db::Records;
+use crate::error::{Error, ErrorKind, Result};
+use crate::layers::{LayerId, LayerRecord};
+use crate::snapshot::{Kind, Labels, Scratch, Snapshot, Timestamp, shown};
+use crate::snapshots::{cleaned, existing, parent_number};
+use crate::staging::Staging;
+use crate::store::Store;
+
+/// How to commit.
+#[derive(Debug, Clone, Default)]
+pub struct CommitOptions {
+    /// Labels of the committed snapshot; nothing is inherited from the active one.
+    pub labels: Labels,
+    /// A parent for a snapshot that was prepared without one. One that has a parent must have this one.
+    pub parent: Option<Vec<u8>>,
+    /// Where the upper directory of a scratch image is mounted; needed for those and wrong for others.
+    pub upper: Option<PathBuf>,
+}
+
+const IMAGE: &str = "layer.erofs";
+
+impl Store {
+    /// Turns the active snapshot `key` into the committed snapshot `name` with the same number. The scratch is
+    /// converted to a layer image before anything is changed, so a commit that fails or is killed leaves the active
+    /// snapshot as it was, and can be tried again.
+    ///
+    /// # Errors
+    /// In this order: `NotFound` for a missing key; `FailedPrecondition` if it is not active; `Invalid` for an empty
+    /// name; `AlreadyExists` for a taken one (also `key` itself); for a given parent `Invalid` if the snapshot has a
+    /// different one, `NotFound` if it is missing, `FailedPrecondition` if it is not committed. Then `Invalid` for
+    /// labels over the limit or an `upper` that is missing or not wanted; `NoSpace`, `Corrupt`, `Io`.
+    pub fn commit(&self, name: &[u8], key: &[u8], options: &CommitOptions) -> Result<Snapshot> {
+        let labels = cleaned(options.labels.clone());
+        let active = committable(&self.read()?, name, key, options)?.active;
+        let labels = labels?;
+        let directory = self.layout().snapshot(active.id);
+        let upper = match (active.scratch, &options.upper) {
+            (Some(Scratch::Image { .. }), Some(upper)) => upper.clone(),
+            (Some(Scratch::Image { .. }), None) => {
+                return Err(Error::invalid(format!(
+                    "snapshot {} writes to a disk image; committing it needs the mounted upper directory",
+                    active.name()
+                )));
+            }
+            (_, Some(upper)) => {
+                return Err(Error::invalid(format!(
+                    "snapshot {} writes to a directory of the store, not to {}",
+                    active.name(),
+                    upper.display()
+                )));
+            }
+            (_, None) => directory.join("fs"),
+        };
+
+        let staging = Staging::new(self.root())?;
+        let (id, record) = match convert(&upper, &staging) {
+            Ok(converted) => converted,
+            // Removed or committed by another thread meanwhile: say that, not that a file is missing.
+            Err(error) => {
+                return Err(committable(&self.read()?, name, key, options).err().unwrap_or(error));
+            }
+        };
+        sys::failpoint::hit("commit-converted");
+        let staged = self.stage_layer(&staging, IMAGE, &record)?;
+
+        let kept = self.not_sweeping();
+        let mut write = self.write()?;
+        let Committable { active, parent, parent_number, old_parent_number } =
+            committable(&write, name, key, options)?;
+        self.place_layer(&mut write, &staged, &id, &record)?;
+        let now = Timestamp::now();
+        let usage = self.layer_usage(&id, record.image_size);
+        let committed = Snapshot {
+            key: name.to_vec(),
+            id: active.id,
+            kind: Kind::Committed,
+            parent,
+            labels,
+            created: now,
+            updated: now,
+            layer: Some(id),
+            scratch: None,
+            imported: false,
+            usage,
+        };
+        write.delete_snapshot(&active, old_parent_number)?;
+        write.put_snapshot(&committed, parent_number)?;
+        write.commit()?;
+        sys::failpoint::hit("commit-done");
+        drop(kept);
+        self.discard(&directory);
+        Ok(committed)
+    }
+}
+
+/// A commit that passed the checks.
+struct Committable {
+    active: Snapshot,
+    parent: Option<Vec<u8>>,
+    parent_number: Option<u64>,
+    old_parent_number: Option<u64>,
+}
+
+fn committable(
+    records: &impl Records,
+    name: &[u8],
+    key: &[u8],
+    options: &CommitOptions,
+) -> Result<Committable> {
+    let active = existing(records, key)?;
+    if active.kind != Kind::Active {
+        return Err(Error::precondition(format!(
+            "snapshot {} is {}, not active",
+            active.name(),
+            active.kind
+        )));
+    }
+    if name.is_empty() {
+        return Err(Error::invalid(format!(
+            "snapshot {} needs a name to commit to",
+            active.name()
+        )));
+    }
+    if records.snapshot(name)?.is_some() {
+        return Err(Error::exists(format!("snapshot {} exists", shown(name))));
+    }
+    let wanted = options.parent.as_deref().filter(|parent| !parent.is_empty());
+    let old_parent_number = parent_number(records, &active)?;
+    let Some(wanted) = wanted else {
+        return Ok(Committable {
+            parent: active.parent.clone(),
+            parent_number: old_parent_number,
+            old_parent_number,
+            active,
+        });
+    };
+    match active.parent.as_deref() {
+        Some(parent) if parent != wanted => {
+            return Err(Error::invalid(format!(
+                "snapshot {} is based on {}, it cannot be committed on {}",
+                active.name(),
+                shown(parent),
+                shown(wanted)
+            )));
+        }
+        _ => {}
+    }
+    let parent = records.snapshot(wanted)?.ok_or_else(|| {
+        Error::not_found(format!("parent snapshot {} does not exist", shown(wanted)))
+    })?;
+    if parent.kind != Kind::Committed {
+        return Err(Error::precondition(format!(
+            "parent snapshot {} is {}, not committed",
+            parent.name(),
+            parent.kind
+        )));
+    }
+    Ok(Committable {
+        active,
+        parent: Some(parent.key),
+        parent_number: Some(parent.id),
+        old_parent_number,
+    })
+}
+
+/// Writes the upper directory as a layer image into `staging`.
+fn convert(upper: &Path, staging: &Staging) -> Result<(LayerId, LayerRecord)> {
+    let _ = (upper, staging.create(IMAGE)?);
+    Err(Error::new(
+        ErrorKind::Unsupported,
+        "turning a directory into a layer image is not there yet",
+    ))
+}

@@ -1,0 +1,430 @@
+//! The metadata database: the only place that knows redb. Every table maps bytes to bytes; this module says which
+//! bytes. The layout is drawn in `docs/store.md`.
+
+use std::path::Path;
+
+use layer::Digest;
+use redb::{ReadableDatabase, ReadableTable, TableDefinition, TableError};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::images::ImageRecord;
+use crate::layers::{LayerId, LayerRecord};
+use crate::snapshot::{Snapshot, shown};
+
+/// Version of the tables and values below; a store of a higher version is refused.
+pub const SCHEMA: u64 = 1;
+
+type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
+
+const META: Table = Table::new("meta");
+const SNAPSHOTS: Table = Table::new("snapshots");
+const CHILDREN: Table = Table::new("children");
+const LAYERS: Table = Table::new("layers");
+const IMAGES: Table = Table::new("images");
+const BLOBS: Table = Table::new("blobs");
+
+const KEY_SCHEMA: &[u8] = b"schema";
+const KEY_SEQUENCE: &[u8] = b"sequence";
+
+/// Length of the cache of pages; the whole database of a busy host is a few MiB.
+const CACHE: usize = 8 << 20;
+
+/// An open database.
+#[derive(Debug)]
+pub(crate) struct Database(Inner);
+
+enum Inner {
+    Writable(redb::Database),
+    ReadOnly(redb::ReadOnlyDatabase),
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Writable(_) => "Writable",
+            Self::ReadOnly(_) => "ReadOnly",
+        })
+    }
+}
+
+fn failed(doing: impl Into<String>, source: impl Into<redb::Error>) -> Error {
+    let doing = doing.into();
+    match source.into() {
+        redb::Error::Io(source) => Error::io(doing, source),
+        redb::Error::DatabaseAlreadyOpen => {
+            Error::new(ErrorKind::Busy, format!("{doing}: another process has it open"))
+        }
+        error @ (redb::Error::Corrupted(_)
+        | redb::Error::TableTypeMismatch { .. }
+        | redb::Error::TableIsMultimap(_)
+        | redb::Error::TypeDefinitionChanged { .. }) => {
+            Error::caused(ErrorKind::Corrupt, doing, error)
+        }
+        redb::Error::UpgradeRequired(version) => Error::new(
+            ErrorKind::Unsupported,
+            format!(
+                "{doing}: the database file has the old format {version}, written by no released version"
+            ),
+        ),
+        error => Error::caused(ErrorKind::Io, doing, error),
+    }
+}
+
+impl Database {
+    /// Opens or, if there is none, makes the database. Nothing is changed in one of a newer schema.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let doing = || format!("opening {}", path.display());
+        let mut builder = redb::Builder::new();
+        builder.set_cache_size(CACHE);
+        let inner = builder.create(path).map_err(|source| failed(doing(), source))?;
+        let database = Self(Inner::Writable(inner));
+        match database.read()?.schema()? {
+            Some(found) => refuse_newer(path, found)?,
+            None => {
+                let mut write = database.write()?;
+                for table in [META, SNAPSHOTS, CHILDREN, LAYERS, IMAGES, BLOBS] {
+                    write
+                        .transaction
+                        .open_table(table)
+                        .map_err(|source| failed(doing(), source))?;
+                }
+                write.put(META, KEY_SCHEMA, &SCHEMA)?;
+                write.commit()?;
+            }
+        }
+        Ok(database)
+    }
+
+    /// Opens an existing database without ever writing to it.
+    pub(crate) fn open_read_only(path: &Path) -> Result<Self> {
+        let inner = redb::ReadOnlyDatabase::open(path).map_err(|source| match source {
+            redb::DatabaseError::RepairAborted => Error::new(
+                ErrorKind::FailedPrecondition,
+                format!(
+                    "{} was not closed cleanly and cannot be recovered read-only; open the store for writing once",
+                    path.display()
+                ),
+            ),
+            source => failed(format!("opening {}", path.display()), source),
+        })?;
+        let database = Self(Inner::ReadOnly(inner));
+        if let Some(found) = database.read()?.schema()? {
+            refuse_newer(path, found)?;
+        }
+        Ok(database)
+    }
+
+    pub(crate) fn read(&self) -> Result<Read> {
+        let transaction = match &self.0 {
+            Inner::Writable(database) => database.begin_read(),
+            Inner::ReadOnly(database) => database.begin_read(),
+        };
+        Ok(Read {
+            transaction: transaction
+                .map_err(|source| failed("starting to read the metadata", source))?,
+        })
+    }
+
+    /// Starts the one write transaction; others wait until it is committed or dropped.
+    pub(crate) fn write(&self) -> Result<Write> {
+        match &self.0 {
+            Inner::Writable(database) => Ok(Write {
+                transaction: database
+                    .begin_write()
+                    .map_err(|source| failed("starting to write the metadata", source))?,
+            }),
+            Inner::ReadOnly(_) => {
+                Err(Error::new(ErrorKind::ReadOnly, "the store was opened for reading only"))
+            }
+        }
+    }
+}
+
+fn refuse_newer(path: &Path, found: u64) -> Result<()> {
+    if found <= SCHEMA {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::NewerVersion,
+        format!(
+            "{} has schema version {found}, this Plywood ({}) knows versions up to {SCHEMA}; use the newer Plywood \
+             that wrote it, or another --root",
+            path.display(),
+            env!("CARGO_PKG_VERSION")
+        ),
+    ))
+}
+
+/// A consistent look at the metadata.
+pub(crate) struct Read {
+    transaction: redb::ReadTransaction,
+}
+
+/// The write transaction; dropped without [`commit`](Self::commit) it never was.
+pub(crate) struct Write {
+    transaction: redb::WriteTransaction,
+}
+
+/// Entries of a table: key and value.
+type Entries = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// What can be read in either kind of transaction.
+pub(crate) trait Records {
+    fn get_bytes(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>>;
+
+    /// Entries whose key starts with `prefix`, in byte order of the key, at most `limit`.
+    fn scan(&self, table: Table, prefix: &[u8], limit: usize) -> Result<Entries>;
+
+    fn get<V: DeserializeOwned>(&self, table: Table, key: &[u8]) -> Result<Option<V>> {
+        self.get_bytes(table, key)?.map(|bytes| decode(table, key, &bytes)).transpose()
+    }
+
+    fn schema(&self) -> Result<Option<u64>> {
+        self.get(META, KEY_SCHEMA)
+    }
+
+    /// The highest number ever given to a snapshot, as far as it is recorded.
+    fn sequence(&self) -> Result<u64> {
+        Ok(self.get(META, KEY_SEQUENCE)?.unwrap_or(0))
+    }
+
+    fn snapshot(&self, key: &[u8]) -> Result<Option<Snapshot>> {
+        Ok(self
+            .get::<Snapshot>(SNAPSHOTS, key)?
+            .map(|snapshot| Snapshot { key: key.to_vec(), ..snapshot }))
+    }
+
+    /// All snapshots in byte order of the key.
+    fn snapshots(&self) -> Result<Vec<Snapshot>> {
+        let decoded = self.scan(SNAPSHOTS, b"", usize::MAX)?.into_iter().map(|(key, bytes)| {
+            let snapshot: Snapshot = decode(SNAPSHOTS, &key, &bytes)?;
+            Ok(Snapshot { key, ..snapshot })
+        });
+        decoded.collect()
+    }
+
+    /// Key of one child of the snapshot with this number, if it has any.
+    fn child(&self, id: u64) -> Result<Option<Vec<u8>>> {
+        Ok(self.scan(CHILDREN, &id.to_be_bytes(), 1)?.pop().map(|(_, child)| child))
+    }
+
+    /// All back links: number of the parent, number of the child, key of the child.
+    fn back_links(&self) -> Result<Vec<(u64, u64, Vec<u8>)>> {
+        let links = self.scan(CHILDREN, b"", usize::MAX)?.into_iter().map(|(link, child)| {
+            let numbers =
+                link.first_chunk::<8>().zip(link.last_chunk::<8>()).filter(|_| link.len() == 16);
+            let (parent, id) =
+                numbers.ok_or_else(|| Error::corrupt("a back link's key is not 16 bytes long"))?;
+            Ok((u64::from_be_bytes(*parent), u64::from_be_bytes(*id), child))
+        });
+        links.collect()
+    }
+
+    fn layer(&self, id: &LayerId) -> Result<Option<LayerRecord>> {
+        self.get(LAYERS, id.as_str().as_bytes())
+    }
+
+    fn layers(&self) -> Result<Vec<(LayerId, LayerRecord)>> {
+        let decoded = self.scan(LAYERS, b"", usize::MAX)?.into_iter().map(|(key, bytes)| {
+            let id = std::str::from_utf8(&key).ok().and_then(|text| text.parse().ok());
+            let id = id.ok_or_else(|| {
+                Error::corrupt(format!("layer record with the bad id {:?}", shown(&key)))
+            })?;
+            Ok((id, decode(LAYERS, &key, &bytes)?))
+        });
+        decoded.collect()
+    }
+
+    fn image(&self, reference: &str) -> Result<Option<ImageRecord>> {
+        self.get(IMAGES, reference.as_bytes())
+    }
+
+    fn images(&self) -> Result<Vec<ImageRecord>> {
+        let decoded = self.scan(IMAGES, b"", usize::MAX)?.into_iter();
+        decoded.map(|(key, bytes)| decode(IMAGES, &key, &bytes)).collect()
+    }
+
+    fn blob(&self, digest: &Digest) -> Result<Option<Vec<u8>>> {
+        self.get_bytes(BLOBS, digest.to_string().as_bytes())
+    }
+
+    fn blobs(&self) -> Result<Vec<(Digest, Vec<u8>)>> {
+        let decoded = self.scan(BLOBS, b"", usize::MAX)?.into_iter().map(|(key, bytes)| {
+            let digest = std::str::from_utf8(&key).ok().and_then(|text| text.parse().ok());
+            let digest = digest.ok_or_else(|| {
+                Error::corrupt(format!("blob with the bad digest {:?}", shown(&key)))
+            })?;
+            Ok((digest, bytes))
+        });
+        decoded.collect()
+    }
+}
+
+fn decode<V: DeserializeOwned>(table: Table, key: &[u8], bytes: &[u8]) -> Result<V> {
+    use redb::TableHandle;
+    serde_json::from_slice(bytes).map_err(|source| {
+        Error::caused(
+            ErrorKind::Corrupt,
+            format!("reading {}/{} of the metadata", table.name(), shown(key)),
+            source,
+        )
+    })
+}
+
+fn scan_table(
+    table: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    prefix: &[u8],
+    limit: usize,
+) -> Result<Entries> {
+    let mut entries = Vec::new();
+    let range =
+        table.range::<&[u8]>(prefix..).map_err(|source| failed("reading the metadata", source))?;
+    for entry in range.take(limit) {
+        let (key, value) = entry.map_err(|source| failed("reading the metadata", source))?;
+        if !key.value().starts_with(prefix) {
+            break;
+        }
+        entries.push((key.value().to_vec(), value.value().to_vec()));
+    }
+    Ok(entries)
+}
+
+impl Records for Read {
+    fn get_bytes(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let table = match self.transaction.open_table(table) {
+            Ok(table) => table,
+            // Before the first write transaction there are no tables.
+            Err(TableError::TableDoesNotExist(_)) => return Ok(None),
+            Err(source) => return Err(failed("reading the metadata", source)),
+        };
+        let value = table.get(key).map_err(|source| failed("reading the metadata", source))?;
+        Ok(value.map(|value| value.value().to_vec()))
+    }
+
+    fn scan(&self, table: Table, prefix: &[u8], limit: usize) -> Result<Entries> {
+        match self.transaction.open_table(table) {
+            Ok(table) => scan_table(&table, prefix, limit),
+            Err(TableError::TableDoesNotExist(_)) => Ok(Vec::new()),
+            Err(source) => Err(failed("reading the metadata", source)),
+        }
+    }
+}
+
+impl Records for Write {
+    fn get_bytes(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let table = self
+            .transaction
+            .open_table(table)
+            .map_err(|source| failed("reading the metadata", source))?;
+        let value = table.get(key).map_err(|source| failed("reading the metadata", source))?;
+        Ok(value.map(|value| value.value().to_vec()))
+    }
+
+    fn scan(&self, table: Table, prefix: &[u8], limit: usize) -> Result<Entries> {
+        let table = self
+            .transaction
+            .open_table(table)
+            .map_err(|source| failed("reading the metadata", source))?;
+        scan_table(&table, prefix, limit)
+    }
+}
+
+impl Write {
+    fn put_bytes(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<()> {
+        let mut table = self
+            .transaction
+            .open_table(table)
+            .map_err(|source| failed("writing the metadata", source))?;
+        table.insert(key, value).map_err(|source| failed("writing the metadata", source))?;
+        Ok(())
+    }
+
+    fn put<V: Serialize>(&mut self, table: Table, key: &[u8], value: &V) -> Result<()> {
+        let bytes = serde_json::to_vec(value).map_err(|source| {
+            Error::caused(ErrorKind::Invalid, "putting a record into JSON", source)
+        })?;
+        self.put_bytes(table, key, &bytes)
+    }
+
+    fn delete(&mut self, table: Table, key: &[u8]) -> Result<bool> {
+        let mut table = self
+            .transaction
+            .open_table(table)
+            .map_err(|source| failed("writing the metadata", source))?;
+        let old = table.remove(key).map_err(|source| failed("writing the metadata", source))?;
+        Ok(old.is_some())
+    }
+
+    pub(crate) fn put_sequence(&mut self, sequence: u64) -> Result<()> {
+        self.put(META, KEY_SEQUENCE, &sequence)
+    }
+
+    /// Writes a snapshot's record and, given its parent's number, the back link.
+    pub(crate) fn put_snapshot(&mut self, snapshot: &Snapshot, parent: Option<u64>) -> Result<()> {
+        self.put(SNAPSHOTS, &snapshot.key, snapshot)?;
+        match parent {
+            Some(parent) => self.put_bytes(CHILDREN, &link(parent, snapshot.id), &snapshot.key),
+            None => Ok(()),
+        }
+    }
+
+    /// Deletes a snapshot's record and, given its parent's number, the back link.
+    pub(crate) fn delete_snapshot(
+        &mut self,
+        snapshot: &Snapshot,
+        parent: Option<u64>,
+    ) -> Result<()> {
+        self.delete(SNAPSHOTS, &snapshot.key)?;
+        if let Some(parent) = parent {
+            self.delete(CHILDREN, &link(parent, snapshot.id))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn put_back_link(&mut self, parent: u64, child: u64, key: &[u8]) -> Result<()> {
+        self.put_bytes(CHILDREN, &link(parent, child), key)
+    }
+
+    pub(crate) fn delete_back_link(&mut self, parent: u64, child: u64) -> Result<()> {
+        self.delete(CHILDREN, &link(parent, child)).map(drop)
+    }
+
+    pub(crate) fn put_layer(&mut self, id: &LayerId, record: &LayerRecord) -> Result<()> {
+        self.put(LAYERS, id.as_str().as_bytes(), record)
+    }
+
+    pub(crate) fn delete_layer(&mut self, id: &LayerId) -> Result<()> {
+        self.delete(LAYERS, id.as_str().as_bytes()).map(drop)
+    }
+
+    pub(crate) fn put_image(&mut self, image: &ImageRecord) -> Result<()> {
+        self.put(IMAGES, image.reference.as_bytes(), image)
+    }
+
+    pub(crate) fn delete_image(&mut self, reference: &str) -> Result<bool> {
+        self.delete(IMAGES, reference.as_bytes())
+    }
+
+    pub(crate) fn put_blob(&mut self, digest: &Digest, bytes: &[u8]) -> Result<()> {
+        self.put_bytes(BLOBS, digest.to_string().as_bytes(), bytes)
+    }
+
+    pub(crate) fn delete_blob(&mut self, digest: &Digest) -> Result<()> {
+        self.delete(BLOBS, digest.to_string().as_bytes()).map(drop)
+    }
+
+    /// Makes everything written durable and visible, all of it or nothing.
+    pub(crate) fn commit(self) -> Result<()> {
+        sys::failpoint::hit("commit-metadata");
+        self.transaction.commit().map_err(|source| failed("committing the metadata", source))
+    }
+}
+
+fn link(parent: u64, child: u64) -> [u8; 16] {
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&parent.to_be_bytes());
+    key[8..].copy_from_slice(&child.to_be_bytes());
+    key
+}

@@ -1,0 +1,250 @@
+//! Layers of the store: ids, records, and adding an image file.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use layer::{Checksum, Digest};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::db::Records as _;
+use crate::error::{Error, ErrorKind, Result};
+use crate::snapshot::Timestamp;
+use crate::staging::Staging;
+use crate::store::Store;
+use crate::{db, layout};
+
+/// What identifies a layer image, so that the same layer is stored once:
+///
+/// * `sha256:<hex>`: the diffID, for an image that depends on nothing but the layer's tar;
+/// * `chain:sha256:<hex>`: the chainID, for one that took files from its parents (a hard link to a lower file);
+/// * `commit:<hex>`: the image's checksum, for a committed scratch.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LayerId(String);
+
+impl LayerId {
+    /// Of an image that depends on the layer's tar alone.
+    pub fn of_diff(diff_id: &Digest) -> Self {
+        Self(diff_id.to_string())
+    }
+
+    /// Of an image that depends on the layer and on those below.
+    pub fn of_chain(chain_id: &Digest) -> Self {
+        Self(format!("chain:{chain_id}"))
+    }
+
+    /// Of a committed scratch, by content.
+    pub fn of_commit(checksum: &Checksum) -> Self {
+        Self(format!("commit:{}", checksum.hex()))
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Name of its file in `layers/`; different for different ids.
+    pub(crate) fn file_name(&self) -> String {
+        let stem = match self.0.strip_prefix("sha256:") {
+            Some(digits) => digits.to_owned(),
+            None => self.0.replace("sha256:", "").replace(':', "-"),
+        };
+        format!("{stem}.erofs")
+    }
+}
+
+impl fmt::Display for LayerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for LayerId {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let digits = text
+            .strip_prefix("commit:")
+            .or_else(|| text.strip_prefix("chain:").unwrap_or(text).strip_prefix("sha256:"));
+        match digits {
+            Some(digits)
+                if digits.len() == 64
+                    && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) =>
+            {
+                Ok(Self(text.to_owned()))
+            }
+            _ => Err(Error::invalid(format!(
+                "{text:?} is not a layer id (sha256:…, chain:sha256:… or commit:…, 64 hexadecimal digits)"
+            ))),
+        }
+    }
+}
+
+impl Serialize for LayerId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for LayerId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// What is known about a layer image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerRecord {
+    /// Digest of the layer's uncompressed tar; `None` for a committed scratch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diff_id: Option<Digest>,
+    /// Length of the image file in bytes.
+    pub image_size: u64,
+    /// Checksum of the image file.
+    pub checksum: Checksum,
+    /// UUID in the image's superblock.
+    #[serde(with = "uuid_text")]
+    pub uuid: [u8; 16],
+    /// Length of the layer's uncompressed tar in bytes; zero for a committed scratch.
+    pub tar_size: u64,
+    /// Names in the image's tree, the root included.
+    pub entries: u64,
+    /// When it was made.
+    pub created: Timestamp,
+}
+
+/// A layer of the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layer {
+    /// Its id.
+    pub id: LayerId,
+    /// What is known about it.
+    pub record: LayerRecord,
+    /// The image file.
+    pub path: PathBuf,
+}
+
+mod uuid_text {
+    use serde::{Deserialize, Deserializer, Serializer};
+    use uuid::Uuid;
+
+    pub(super) fn serialize<S: Serializer>(
+        bytes: &[u8; 16],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&Uuid::from_bytes(*bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<[u8; 16], D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Uuid::parse_str(&text).map(Uuid::into_bytes).map_err(serde::de::Error::custom)
+    }
+}
+
+impl Store {
+    /// Takes a finished image file out of `staging` into the store, durably: fsync, rename into `layers/`, fsync of
+    /// that directory, then the record. A layer that is already there is kept as it is and the staged file left to
+    /// `staging`'s drop.
+    ///
+    /// # Errors
+    /// `Invalid` if the file's length is not the record's; `ReadOnly`, `NoSpace`, `Io`.
+    pub fn add_layer(
+        &self,
+        staging: &Staging,
+        file: &str,
+        id: LayerId,
+        record: LayerRecord,
+    ) -> Result<LayerId> {
+        let staged = self.stage_layer(staging, file, &record)?;
+        let _kept = self.not_sweeping();
+        let mut write = self.write()?;
+        if self.place_layer(&mut write, &staged, &id, &record)? {
+            write.commit()?;
+            sys::failpoint::hit("add-layer-done");
+        }
+        Ok(id)
+    }
+
+    /// Checks and fsyncs a staged image file.
+    pub(crate) fn stage_layer(
+        &self,
+        staging: &Staging,
+        file: &str,
+        record: &LayerRecord,
+    ) -> Result<PathBuf> {
+        let staged = staging.path().join(file);
+        let doing = || format!("taking the layer image {}", staged.display());
+        let open = std::fs::File::open(&staged).map_err(|source| Error::io(doing(), source))?;
+        let length = open.metadata().map_err(|source| Error::io(doing(), source))?.len();
+        if length != record.image_size {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!(
+                    "{} is {length} bytes long, its record says {}",
+                    staged.display(),
+                    record.image_size
+                ),
+            ));
+        }
+        sys::file::sync_file(&open, &staged).map_err(|source| Error::sys(doing(), source))?;
+        sys::failpoint::hit("layer-synced");
+        Ok(staged)
+    }
+
+    /// Renames a fsynced image into place and writes its record into `write`; false if the layer is already there.
+    /// An unrecorded file of that name is a leftover and is replaced.
+    pub(crate) fn place_layer(
+        &self,
+        write: &mut db::Write,
+        staged: &std::path::Path,
+        id: &LayerId,
+        record: &LayerRecord,
+    ) -> Result<bool> {
+        let path = self.layout().layer(id);
+        if write.layer(id)?.is_some() {
+            if path.exists() {
+                return Ok(false);
+            }
+            // The record without its file: whatever lost the file, this is the same image again.
+        }
+        let doing = || format!("adding layer {id}");
+        sys::file::rename(staged, &path).map_err(|source| Error::sys(doing(), source))?;
+        sys::failpoint::hit("layer-renamed");
+        sys::file::sync_directory(&self.layout().layers())
+            .map_err(|source| Error::sys(doing(), source))?;
+        sys::failpoint::hit("layer-directory-synced");
+        write.put_layer(id, record)?;
+        Ok(true)
+    }
+
+    /// A layer by id.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Io`.
+    pub fn layer(&self, id: &LayerId) -> Result<Option<Layer>> {
+        let record = self.read()?.layer(id)?;
+        Ok(record.map(|record| self.located(id.clone(), record)))
+    }
+
+    /// All layers, in the order of their ids.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Io`.
+    pub fn layers(&self) -> Result<Vec<Layer>> {
+        let records = self.read()?.layers()?;
+        Ok(records.into_iter().map(|(id, record)| self.located(id, record)).collect())
+    }
+
+    pub(crate) fn located(&self, id: LayerId, record: LayerRecord) -> Layer {
+        let path = self.layout().layer(&id);
+        Layer { id, record, path }
+    }
+}
+
+impl layout::Layout {
+    pub(crate) fn layer(&self, id: &LayerId) -> PathBuf {
+        self.layers().join(id.file_name())
+    }
+}

@@ -1,0 +1,167 @@
+//! Staging directories: where files grow before the store takes them, without the store being open.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sys::file::{Acquired, Lock};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::layers::LayerId;
+use crate::layout::{Layout, REMOVED};
+
+/// A directory of our own under `staging/`. The lock on its file `claim` says that we live; a sweep removes
+/// directories whose claim nobody holds. Dropping it removes the directory.
+#[derive(Debug)]
+pub struct Staging {
+    path: PathBuf,
+    _claim: Lock,
+}
+
+const CLAIM: &str = "claim";
+const PINS: &str = "pins";
+
+impl Staging {
+    /// Makes a staging directory in the store at `root`, which must exist but need not be open.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no store, `ReadOnly`, `NoSpace`, `Io`.
+    pub fn new(root: &Path) -> Result<Self> {
+        let staging = Layout::new(root).staging();
+        let doing = || format!("making a staging directory in {}", staging.display());
+        // A sweep that runs between our mkdir and our lock may take the directory away; then we try another.
+        for _ in 0..64 {
+            let name = sys::file::random_name(8).map_err(|source| Error::sys(doing(), source))?;
+            let path = staging.join(name);
+            sys::file::create_directory(&path, 0o700)
+                .map_err(|source| Error::sys(doing(), source))?;
+            let claim = path.join(CLAIM);
+            match Lock::acquire(&claim, Duration::ZERO) {
+                Ok(Acquired::Held(lock)) if lock.is_at(&claim) => {
+                    return Ok(Self { path, _claim: lock });
+                }
+                Ok(_) => {}
+                Err(error) if error.io_kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    drop(sys::file::remove_tree(&path));
+                    return Err(Error::sys(doing(), error));
+                }
+            }
+        }
+        Err(Error::new(
+            ErrorKind::Io,
+            format!("{}: every new directory was swept away at once", staging.display()),
+        ))
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Creates a file in it, readable and writable.
+    ///
+    /// # Errors
+    /// `Invalid` for a name that is not a plain file name, `AlreadyExists`, `NoSpace`, `Io`.
+    pub fn create(&self, name: &str) -> Result<File> {
+        if name.is_empty()
+            || name == CLAIM
+            || name == PINS
+            || name.starts_with('.')
+            || name.contains('/')
+        {
+            return Err(Error::invalid(format!("{name:?} cannot be the name of a staged file")));
+        }
+        let path = self.path.join(name);
+        sys::file::create_new(&path, 0o600).map_err(|source| {
+            let doing = format!("creating the staged file {}", path.display());
+            match source.io_kind() {
+                std::io::ErrorKind::AlreadyExists => {
+                    Error::caused(ErrorKind::AlreadyExists, doing, source)
+                }
+                _ => Error::sys(doing, source),
+            }
+        })
+    }
+
+    /// Keeps a layer that is in the store from a gc of any process for as long as this staging directory lives:
+    /// for layers that an import found there and will refer to at its end. Check that the layer is (still) there
+    /// after pinning it, not before.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`.
+    pub fn pin(&self, id: &LayerId) -> Result<()> {
+        let pins = self.path.join(PINS);
+        let doing = || format!("pinning layer {id}");
+        match std::fs::create_dir(&pins) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(Error::io(doing(), error));
+            }
+            _ => {}
+        }
+        match File::create(pins.join(id.file_name())) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Error::io(doing(), error)),
+        }
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // What cannot be removed now is swept at the next open.
+        drop(sys::file::remove_tree(&self.path));
+    }
+}
+
+/// One entry of `staging/`, as a sweep or a gc sees it.
+#[derive(Debug)]
+pub(crate) enum Claim {
+    /// Its owner lives.
+    Held,
+    /// Nobody owns it; we hold the claim now, so nobody can adopt it.
+    Ours(#[expect(dead_code, reason = "held, not looked at")] Lock),
+}
+
+/// Looks whether the owner of a staging directory lives. A directory without a claim file is either just being made
+/// or half removed; the claim is made for it, so that exactly one of the two sides gets it.
+pub(crate) fn claim(path: &Path) -> Result<Claim> {
+    let doing = || format!("looking at the staging directory {}", path.display());
+    match Lock::acquire(&path.join(CLAIM), Duration::ZERO) {
+        Ok(Acquired::Held(lock)) => Ok(Claim::Ours(lock)),
+        Ok(Acquired::Busy(_)) => Ok(Claim::Held),
+        Err(error) => Err(Error::sys(doing(), error)),
+    }
+}
+
+/// File names of the layers that living staging directories have pinned.
+pub(crate) fn pinned(layout: &Layout) -> Result<std::collections::BTreeSet<String>> {
+    let staging = layout.staging();
+    let mut names = std::collections::BTreeSet::new();
+    for directory in listed(&staging)? {
+        if directory.starts_with(REMOVED) {
+            continue;
+        }
+        let pins = staging.join(&directory).join(PINS);
+        if pins.is_dir() && matches!(claim(&staging.join(&directory)), Ok(Claim::Held)) {
+            names.extend(listed(&pins)?);
+        }
+    }
+    Ok(names)
+}
+
+/// Names in a directory, sorted; none if it is not there. Names that are not UTF-8 are none of ours.
+pub(crate) fn listed(directory: &Path) -> Result<Vec<String>> {
+    let doing = || format!("listing {}", directory.display());
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::io(doing(), error)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|source| Error::io(doing(), source))?;
+        names.extend(entry.file_name().into_string().ok());
+    }
+    names.sort_unstable();
+    Ok(names)
+}

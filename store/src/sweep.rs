@@ -1,0 +1,202 @@
+//! Finishing what was cut: leftovers of crashed imports, prepares, commits and removals.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use crate::db::Records;
+use crate::error::{Error, Result};
+use crate::layout::REMOVED;
+use crate::snapshot::{Kind, Scratch, Snapshot};
+use crate::staging::{Claim, claim, listed};
+use crate::store::Store;
+
+/// What a sweep did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Files and directories removed that no record knows.
+    pub removed: Vec<PathBuf>,
+    /// Scratches of active snapshots made again, empty: a power cut took directories whose creation was recorded
+    /// but that never held anything synced.
+    pub restored: Vec<PathBuf>,
+    /// Leftovers that could not be removed, and why; the next sweep tries again.
+    pub kept: Vec<(PathBuf, String)>,
+}
+
+impl Swept {
+    /// Whether there was nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.removed.is_empty() && self.restored.is_empty() && self.kept.is_empty()
+    }
+}
+
+/// What is on disk and should not be, and what should be and is not.
+#[derive(Debug, Default)]
+pub(crate) struct Leftovers {
+    /// Already renamed for deletion, or in a staging directory that nobody claims (with the claim, now ours).
+    dead: Vec<PathBuf>,
+    claims: Vec<Claim>,
+    /// To be renamed for deletion while the write transaction keeps new ones away.
+    orphans: Vec<PathBuf>,
+    /// Active snapshots, and views without parent, that lack a directory.
+    pub(crate) incomplete: Vec<Snapshot>,
+    /// Highest number found in a name.
+    highest: u64,
+}
+
+impl Leftovers {
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        self.dead.iter().chain(&self.orphans)
+    }
+}
+
+impl Store {
+    /// Compares directories and records. Call it only with the write transaction open or the sweeping lock held for
+    /// writing, else what is just being made looks like a leftover.
+    pub(crate) fn leftovers(&self, records: &impl Records) -> Result<Leftovers> {
+        let layout = self.layout();
+        let mut found = Leftovers::default();
+        for name in listed(layout.root())? {
+            if name.starts_with(REMOVED) {
+                found.highest = found.highest.max(number_in(&name));
+                found.dead.push(layout.root().join(name));
+            }
+        }
+        for name in listed(&layout.staging())? {
+            let path = layout.staging().join(&name);
+            match claim(&path) {
+                Ok(Claim::Held) => {}
+                Ok(ours @ Claim::Ours(_)) => {
+                    found.claims.push(ours);
+                    found.orphans.push(path);
+                }
+                // Its owner removed it meanwhile, or it is no directory at all.
+                Err(_) if !path.exists() => {}
+                Err(_) => found.orphans.push(path),
+            }
+        }
+        let snapshots: BTreeMap<u64, Snapshot> =
+            records.snapshots()?.into_iter().map(|snapshot| (snapshot.id, snapshot)).collect();
+        let mut present = BTreeSet::new();
+        for name in listed(&layout.snapshots())? {
+            found.highest = found.highest.max(number_in(&name));
+            match name.parse::<u64>().ok().and_then(|id| snapshots.get(&id)) {
+                // A committed snapshot is its layer; its scratch is what a cut commit left.
+                Some(snapshot) if snapshot.kind != Kind::Committed => {
+                    present.insert(snapshot.id);
+                }
+                _ => found.orphans.push(layout.snapshots().join(name)),
+            }
+        }
+        for snapshot in snapshots.into_values() {
+            if snapshot.kind != Kind::Committed
+                && !(present.contains(&snapshot.id)
+                    && self.scratch_files(&snapshot).iter().all(|path| path.exists()))
+                && !self.scratch_files(&snapshot).is_empty()
+            {
+                found.incomplete.push(snapshot);
+            }
+        }
+        let recorded: BTreeSet<String> =
+            records.layers()?.into_iter().map(|(id, _)| id.file_name()).collect();
+        for name in listed(&layout.layers())? {
+            if !recorded.contains(&name) {
+                found.orphans.push(layout.layers().join(name));
+            }
+        }
+        Ok(found)
+    }
+
+    /// What a snapshot must have on disk.
+    fn scratch_files(&self, snapshot: &Snapshot) -> Vec<PathBuf> {
+        let directory = self.layout().snapshot(snapshot.id);
+        match (snapshot.kind, snapshot.scratch) {
+            (Kind::Active, Some(Scratch::Image { .. })) => vec![directory.join("scratch.img")],
+            (Kind::Active, _) => vec![directory.join("fs"), directory.join("work")],
+            (Kind::View, _) if snapshot.parent.is_none() => vec![directory.join("fs")],
+            _ => Vec::new(),
+        }
+    }
+
+    pub(crate) fn sweep(&self) -> Result<Swept> {
+        let _alone = self.exclusively();
+        let mut write = self.write()?;
+        let found = self.leftovers(&write)?;
+        let mut swept = Swept::default();
+        // The numbers of leftovers were given out by transactions that never committed; they are spent.
+        if found.highest > write.sequence()? {
+            write.put_sequence(found.highest)?;
+            write.commit()?;
+            // Nothing can slip in between: every maker of files waits for the sweeping lock.
+            write = self.write()?;
+        }
+        let mut dead: Vec<(PathBuf, PathBuf)> =
+            found.dead.iter().map(|path| (path.clone(), path.clone())).collect();
+        for path in &found.orphans {
+            match self.bury(path) {
+                Ok(Some(grave)) => dead.push((path.clone(), grave)),
+                Ok(None) => {}
+                Err(error) => swept.kept.push((path.clone(), reason(&error))),
+            }
+        }
+        for snapshot in &found.incomplete {
+            self.make_scratch(&self.layout().snapshot(snapshot.id), snapshot)?;
+            swept.restored.push(self.layout().snapshot(snapshot.id));
+        }
+        drop(write);
+        for (shown, path) in dead {
+            match sys::file::remove_tree(&path) {
+                Ok(()) => swept.removed.push(shown),
+                Err(error) => swept.kept.push((shown, reason(&Error::sys("removing it", error)))),
+            }
+        }
+        Ok(swept)
+    }
+
+    /// Renames a file or directory for deletion, so that it is gone under its old name at once. `None` if it was not
+    /// there.
+    pub(crate) fn bury(&self, path: &Path) -> Result<Option<PathBuf>> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let mut grave = self.layout().root().join(format!("{REMOVED}{name}"));
+        for attempt in 1..=u32::MAX {
+            if !grave.symlink_metadata().is_ok() {
+                break;
+            }
+            grave = self.layout().root().join(format!("{REMOVED}{name}-{attempt}"));
+        }
+        match sys::file::rename(path, &grave) {
+            Ok(()) => Ok(Some(grave)),
+            Err(error) if error.io_kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::sys(format!("removing {}", path.display()), error)),
+        }
+    }
+
+    /// Deletes what [`bury`](Self::bury) renamed. What cannot be deleted now is left to the next sweep: the metadata
+    /// no longer knows it, so the operation has happened.
+    pub(crate) fn discard(&self, path: &Path) {
+        if let Ok(Some(grave)) = self.bury(path) {
+            sys::failpoint::hit("buried");
+            drop(sys::file::remove_tree(&grave));
+        }
+    }
+}
+
+/// An error with its causes in one line.
+pub(crate) fn reason(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// The snapshot number in `17`, `rm-17` or `rm-17-1`; zero where there is none. Unnumbered directories and hexadecimal
+/// names have other forms.
+fn number_in(name: &str) -> u64 {
+    let digits = name.strip_prefix(REMOVED).unwrap_or(name);
+    let digits = digits.split_once('-').map_or(digits, |(digits, _)| digits);
+    // A staging directory's name is 16 hexadecimal digits and may by chance have no letters.
+    if digits.len() < 16 { digits.parse().unwrap_or(0) } else { 0 }
+}
