@@ -1,14 +1,17 @@
 //! The EROFS on-disk format, uncompressed: write, read, merge, check, compare.
 
+mod check;
 mod error;
 pub mod format;
 mod read_at;
 mod reader;
 #[cfg(test)]
 mod testing;
+mod trail;
 mod tree;
 mod writer;
 
+pub use check::{Code, Counts, Finding, Report, Severity, check};
 pub use error::{Error, ErrorKind, Result};
 pub use read_at::ReadAt;
 pub use reader::{DirEntry, Extent, ExtentSource, Extents, FileReader, Image, InodeView, Nid};

@@ -1,7 +1,5 @@
 //! Opening an image: superblock, device table, and the way to everything else.
 
-#![allow(dead_code, reason = "the checker, which comes next, uses the rest")]
-
 mod data;
 mod directory;
 mod inode;
@@ -25,6 +23,7 @@ use crate::{Error, ErrorKind, ReadAt, Result};
 pub use data::{Extent, ExtentSource, Extents, FileReader};
 pub use directory::DirEntry;
 
+pub(crate) use directory::{entry_type, parse_block};
 pub use inode::{InodeView, Nid};
 pub(crate) use source::Source;
 use unified::UnifiedSpace;

@@ -98,3 +98,64 @@ fn the_worked_example_has_its_known_checksums() {
         assert_eq!(worked_example(bits)[1028..1032], checksum.to_le_bytes());
     }
 }
+
+/// A tree with every kind of thing in it, and its image at 4096.
+///
+/// `/a` (= `/dir/x`), `/acl`, `/big` (5,000 bytes in blocks), `/chr`, `/deep/…`, `/dir`, `/link`, `/many`
+/// (a directory of two blocks), `/opaque`, `/sparse` (chunks with a hole), `/taken`; `shared` xattrs on several.
+pub(crate) fn sample(options: crate::WriterOptions) -> (crate::Tree, Vec<u8>) {
+    use crate::{Content, DeviceNumber, FileData, ImageWriter, Inode, InodeId, Tree};
+    let mut tree = Tree::new();
+    let mut writer = ImageWriter::new(Vec::new(), options).unwrap();
+    let add = |tree: &mut Tree, dir: InodeId, name: &str, content: Content| {
+        let id = tree.add(Inode { content, permissions: 0o644, ..Inode::directory() });
+        tree[dir].entries_mut().unwrap().insert(name.as_bytes().into(), id);
+        id
+    };
+    let regular = |bytes: &[u8]| Content::Regular(FileData::Bytes(bytes.into()));
+    let directory = || Inode::directory().content;
+    let root = Tree::ROOT;
+    let a = add(&mut tree, root, "a", regular(b"hello\n"));
+    let acl = add(&mut tree, root, "acl", regular(b"acl"));
+    let entry = |tag: u16, bits: u16, id: u32| {
+        [&tag.to_le_bytes()[..], &bits.to_le_bytes(), &id.to_le_bytes()].concat()
+    };
+    let none = u32::MAX;
+    let value = [
+        2_u32.to_le_bytes().to_vec(),
+        entry(1, 6, none),
+        entry(2, 6, 1000),
+        entry(4, 4, none),
+        entry(0x10, 4, none),
+        entry(0x20, 4, none),
+    ];
+    tree[acl].set_xattr(b"system.posix_acl_access", &value.concat());
+    tree[acl].set_xattr(b"user.first", b"1");
+    tree[acl].set_xattr(b"user.secnd", b"2");
+    writer.begin_file(5000).unwrap();
+    writer.write_data(&[7; 5000]).unwrap();
+    let data = writer.end_file().unwrap();
+    add(&mut tree, root, "big", Content::Regular(data));
+    writer.begin_sparse_file(1 << 20, &[(0, 10), (1 << 19, 5000)]).unwrap();
+    writer.write_data(&[9; 5010]).unwrap();
+    let data = writer.end_file().unwrap();
+    add(&mut tree, root, "sparse", Content::Regular(data));
+    add(&mut tree, root, "chr", Content::CharDevice(DeviceNumber { major: 1, minor: 3 }));
+    add(&mut tree, root, "taken", Content::CharDevice(DeviceNumber::WHITEOUT));
+    add(&mut tree, root, "fifo", Content::Fifo);
+    add(&mut tree, root, "link", Content::Symlink((*b"dir/x").into()));
+    let dir = add(&mut tree, root, "dir", directory());
+    tree[dir].entries_mut().unwrap().insert((*b"x").into(), a);
+    let deep = add(&mut tree, root, "deep", directory());
+    let deeper = add(&mut tree, deep, "er", directory());
+    add(&mut tree, deeper, "end", regular(b""));
+    let opaque = add(&mut tree, root, "opaque", directory());
+    tree[opaque].set_xattr(b"trusted.overlay.opaque", b"y");
+    let many = add(&mut tree, root, "many", directory());
+    for number in 0..300 {
+        let id = add(&mut tree, many, &format!("name{number:03}"), regular(b"some"));
+        tree[id].set_xattr(b"user.shared", b"a value that many inodes have");
+    }
+    let (image, _) = writer.finish(&tree, [0x5A; 16]).unwrap();
+    (tree, image)
+}

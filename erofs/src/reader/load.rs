@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::unsupported;
 use crate::format::{DataLayout, FileType};
+use crate::trail::Trail;
 use crate::{
     BlockAddress, Content, Error, ErrorKind, FileData, Image, Inode, InodeId, InodeView, Nid,
     ReadAt, Result, Tree,
@@ -44,39 +45,7 @@ impl Budget {
 struct Pending {
     id: InodeId,
     view: InodeView,
-    path: std::rc::Rc<PathNode>,
-}
-
-/// A path as a chain of names, so that the depth of a tree costs nothing.
-struct PathNode {
-    parent: Option<std::rc::Rc<PathNode>>,
-    name: Box<[u8]>,
-}
-
-impl PathNode {
-    fn text(&self) -> String {
-        let mut names = Vec::new();
-        let mut node = Some(self);
-        while let Some(current) = node {
-            names.push(current.name.escape_ascii().to_string());
-            node = current.parent.as_deref();
-        }
-        names.reverse();
-        match names.len() {
-            1 => "/".to_owned(),
-            _ => names.join("/"),
-        }
-    }
-}
-
-impl Drop for PathNode {
-    /// Unlinks the chain step by step: the derived drop would recurse once for every level.
-    fn drop(&mut self) {
-        let mut next = self.parent.take();
-        while let Some(node) = next {
-            next = std::rc::Rc::into_inner(node).and_then(|mut node| node.parent.take());
-        }
-    }
+    trail: Trail,
 }
 
 impl<R: ReadAt> Image<R> {
@@ -97,24 +66,24 @@ impl<R: ReadAt> Image<R> {
         }
         let mut ids = HashMap::from([(root.nid, Tree::ROOT)]);
         tree[Tree::ROOT] = self.load_inode(&root, &mut budget)?;
-        let path = std::rc::Rc::new(PathNode { parent: None, name: Box::default() });
-        let mut pending = vec![Pending { id: Tree::ROOT, view: root, path }];
-        while let Some(Pending { id, view, path }) = pending.pop() {
+        let mut pending = vec![Pending { id: Tree::ROOT, view: root, trail: Trail::root() }];
+        while let Some(Pending { id, view, trail }) = pending.pop() {
             let mut entries = BTreeMap::new();
-            budget.metadata(view.size, view.position).map_err(|e| e.within(path.text()))?;
-            for entry in self.read_dir(&view).map_err(|e| e.within(path.text()))? {
-                let parent = Some(path.clone());
-                let node = PathNode { parent, name: entry.name.clone() };
+            budget.metadata(view.size, view.position).map_err(|e| e.within(&trail))?;
+            for entry in self.read_dir(&view).map_err(|e| e.within(&trail))? {
                 let (child, view) = self
                     .load_child(&mut tree, &mut ids, entry.nid, &mut budget)
-                    .map_err(|e| e.within(node.text()))?;
-                if entries.insert(entry.name, child).is_some() {
-                    let what = "the directory has this name twice";
-                    return Err(Error::corrupt(0, what).within(node.text()));
-                }
+                    .map_err(|e| e.within(trail.child(&entry.name)))?;
                 if let Some(view) = view {
-                    pending.push(Pending { id: child, view, path: std::rc::Rc::new(node) });
+                    pending.push(Pending { id: child, view, trail: trail.child(&entry.name) });
                 }
+                if entries.contains_key(&entry.name) {
+                    let what = "the directory has this name twice";
+                    return Err(
+                        Error::new(ErrorKind::Corrupt, what).within(trail.child(&entry.name))
+                    );
+                }
+                entries.insert(entry.name, child);
             }
             tree[id].content = Content::Directory(entries);
         }
