@@ -9,6 +9,7 @@ use super::{BlockSize, WriterOptions, round_up};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
     CHUNK_INDEXES, ChunkIndex, CompactInode, DataLayout, ExtendedInode, NULL_BLOCK, PAGE, SLOT,
+    XattrHeader,
 };
 use crate::tree::{BlockAddress, Content, DeviceNumber, FileData, Inode, InodeId, Timestamp, Tree};
 
@@ -85,7 +86,8 @@ impl Layout {
             placed.push(inode);
         }
         let xattr_start = cursor.own_blocks * block_size;
-        let length = round_up(xattr_start + cursor.next, PAGE);
+        // fsck.erofs 1.5 reads an xattr header behind every inode, also behind the last one without any.
+        let length = round_up(xattr_start + cursor.next + size_of::<XattrHeader>() as u64, PAGE);
         let prefix_start = xattr_start + prefix_offset;
         if length / block_size >= u64::from(NULL_BLOCK)
             || (xattrs.prefix_count() > 0 && prefix_start / 4 > u64::from(u32::MAX))
