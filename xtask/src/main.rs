@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod apt_sources;
+mod bench;
 mod ci;
 mod demo;
 mod fuzzing;
@@ -42,6 +43,8 @@ enum Task {
     Demo,
     /// Everything CI checks: format, lints, dependencies, tests on the real kernel, short fuzz runs
     Test(ci::TestArguments),
+    /// Plywood against its peers; writes docs/benchmarks.md and its plots
+    Bench(bench::BenchArguments),
     /// Run every fuzz target for some minutes
     Fuzz {
         /// Minutes in all, shared evenly among the targets
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Task::Setup { purpose } => packages::set_up(purpose),
         Task::Demo => demo::demo(),
         Task::Test(arguments) => ci::test(&arguments),
+        Task::Bench(arguments) => bench::bench(&arguments),
         Task::Fuzz { minutes } => fuzzing::fuzz(minutes * 60),
     };
     match result {

@@ -87,6 +87,15 @@ pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// SHA-256 of a file in hexadecimal, and its length.
+pub(crate) fn digest_of(path: &Path) -> Result<(String, u64)> {
+    let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let mut sink = Hashing::new(io::sink());
+    copy(&mut file, &mut sink).with_context(|| format!("cannot read {}", path.display()))?;
+    let (_, digest, length) = sink.finish();
+    Ok((digest, length))
+}
+
 /// Compresses a layer tar into `blob` and describes it.
 pub(crate) fn pack_layer(tar: &Path, blob: &Path, compression: Compression) -> Result<Layer> {
     let doing = || format!("cannot pack {} into {}", tar.display(), blob.display());

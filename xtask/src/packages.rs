@@ -63,6 +63,7 @@ const DEMO: &[&str] = &["mmdebstrap", "ca-certificates", "debian-archive-keyring
 
 const BENCH: &[&str] = &[
     "squashfs-tools",
+    "time",
     // erofs-utils is built from a newer source package; these are its build dependencies.
     "autoconf",
     "automake",

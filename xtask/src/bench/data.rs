@@ -1,0 +1,151 @@
+//! What the benchmarks run on: built once from Debian packages and kept.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use crate::layer_tar::EPOCH;
+use crate::oci_layout::{self, Compression, Layer};
+use crate::{apt_sources, program};
+
+const PACKAGES: &str =
+    "python3,build-essential,git,perl,nodejs,python3-numpy,openjdk-17-jre-headless";
+
+/// The files, all under one directory.
+pub(crate) struct Data {
+    /// About 890 MB and 18,000 entries.
+    pub(crate) base: PathBuf,
+    /// The same, `gzip -6`.
+    pub(crate) base_gzip: PathBuf,
+    /// The same, `zstd -3`.
+    pub(crate) base_zstd: PathBuf,
+    /// A fifth of it, `gzip -6`: is memory flat?
+    pub(crate) small_gzip: PathBuf,
+    /// OCI archive of three gzip layers, 1.8 GB together.
+    pub(crate) three_layers: PathBuf,
+    /// SHA-256 of `base`.
+    pub(crate) digest: String,
+}
+
+impl Data {
+    /// Builds what is missing.
+    pub(crate) fn build(directory: &Path) -> Result<Self> {
+        std::fs::create_dir_all(directory)
+            .with_context(|| format!("cannot create {}", directory.display()))?;
+        let at = |name: &str| directory.join(name);
+        let base = at("base.tar");
+        make(&base, |part| debian(part, "apt", Some(PACKAGES)))?;
+        let small = at("small.tar");
+        make(&small, |part| debian(part, "minbase", None))?;
+        let gzip = |from: &Path, part: &Path| filter(&["gzip", "-6", "-n", "-c"], from, part);
+        let zstd = |from: &Path, part: &Path| filter(&["zstd", "-3", "-q", "-c"], from, part);
+        make(&at("base.tar.gz"), |part| gzip(&base, part))?;
+        make(&at("base.tar.zst"), |part| zstd(&base, part))?;
+        make(&at("small.tar.gz"), |part| gzip(&small, part))?;
+        make(&at("three.tar"), |part| three_layers(&base, directory, part))?;
+        let (digest, _) = oci_layout::digest_of(&base)?;
+        Ok(Self {
+            base_gzip: at("base.tar.gz"),
+            base_zstd: at("base.tar.zst"),
+            small_gzip: at("small.tar.gz"),
+            three_layers: at("three.tar"),
+            digest,
+            base,
+        })
+    }
+}
+
+/// Makes a file under a temporary name, unless it is already there.
+fn make(path: &Path, build: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    if path.is_file() {
+        return Ok(());
+    }
+    println!("building {}", path.display());
+    let part = path.with_extension("part");
+    build(&part)?;
+    std::fs::rename(&part, path).with_context(|| format!("cannot create {}", path.display()))
+}
+
+fn debian(part: &Path, variant: &str, include: Option<&str>) -> Result<()> {
+    let mut mmdebstrap = Command::new("mmdebstrap");
+    mmdebstrap
+        .env("SOURCE_DATE_EPOCH", EPOCH.to_string())
+        .env("TMPDIR", part.parent().unwrap_or(Path::new(".")))
+        .args(["--quiet", "--format=tar"])
+        .arg(format!("--variant={variant}"))
+        .args(include.map(|packages| format!("--include={packages}")))
+        .arg("bookworm")
+        .arg(part)
+        .args(apt_sources::of_suite(&apt_sources::of_host()?, "bookworm")?);
+    program::run(&mut mmdebstrap).map(drop)
+}
+
+fn filter(words: &[&str], from: &Path, part: &Path) -> Result<()> {
+    let doing = || format!("cannot compress {}", from.display());
+    let mut command = Command::new(words[0]);
+    command
+        .args(&words[1..])
+        .stdin(File::open(from).with_context(doing)?)
+        .stdout(Stdio::from(File::create(part).with_context(doing)?));
+    program::quietly(&mut command).map(drop)
+}
+
+/// The base, and its two halves once more under other names: three layers of real files.
+fn three_layers(base: &Path, directory: &Path, part: &Path) -> Result<()> {
+    let halves = [
+        ("srv/two", (|name: &str| name.starts_with("./usr/lib/")) as fn(&str) -> bool),
+        ("srv/three", |name: &str| !name.starts_with("./usr/lib/")),
+    ];
+    let mut layers = vec![blob(base, directory, 1)?];
+    for (number, (prefix, wanted)) in (2..).zip(halves) {
+        let tar = directory.join("half.part");
+        half(base, &tar, prefix, wanted)?;
+        layers.push(blob(&tar, directory, number)?);
+        std::fs::remove_file(&tar)?;
+    }
+    archive(part, "plywood.example/three:1", &layers)
+}
+
+fn half(base: &Path, out: &Path, prefix: &str, wanted: fn(&str) -> bool) -> Result<()> {
+    let doing = || format!("cannot take apart {}", base.display());
+    let mut tar = tar::Archive::new(BufReader::new(File::open(base).with_context(doing)?));
+    let mut builder = tar::Builder::new(BufWriter::new(File::create(out).with_context(doing)?));
+    for entry in tar.entries().with_context(doing)? {
+        let mut entry = entry.with_context(doing)?;
+        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        if !wanted(&name) {
+            continue;
+        }
+        let moved = |name: &str| format!("{prefix}/{}", name.trim_start_matches("./"));
+        let mut header = entry.header().clone();
+        match entry.link_name_bytes().map(|link| String::from_utf8_lossy(&link).into_owned()) {
+            Some(link) if header.entry_type() == tar::EntryType::Link => {
+                // A link out of this half would have no target.
+                if wanted(&link) {
+                    builder.append_link(&mut header, moved(&name), moved(&link))?;
+                }
+            }
+            Some(link) => builder.append_link(&mut header, moved(&name), link)?,
+            None => builder.append_data(&mut header, moved(&name), &mut entry)?,
+        }
+    }
+    builder.into_inner().and_then(|mut out| out.flush()).with_context(doing)
+}
+
+fn blob(tar: &Path, directory: &Path, number: usize) -> Result<Layer> {
+    oci_layout::pack_layer(tar, &directory.join(format!("blob-{number}.part")), Compression::Gzip)
+}
+
+fn archive(part: &Path, reference: &str, layers: &[Layer]) -> Result<()> {
+    let config = json!({ "Cmd": ["/bin/true"] });
+    oci_layout::write_archive(part, reference, layers, &config, "2025-01-01T00:00:00Z")?;
+    for layer in layers {
+        std::fs::remove_file(&layer.path)
+            .with_context(|| format!("cannot remove {}", layer.path.display()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,153 @@
+//! `cargo xtask bench`: Plywood against its peers, in the same run, on the same data.
+
+mod data;
+mod imports;
+mod measure;
+mod peers;
+mod reading;
+mod report;
+mod svg;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use self::data::Data;
+use self::report::{Circumstances, Row};
+use crate::packages::{self, Purpose};
+use crate::{program, workspace};
+
+/// Options of `cargo xtask bench`.
+#[derive(Args)]
+pub(crate) struct BenchArguments {
+    /// Only these rows; repeat it for several
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+    /// How often every contender runs
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+    /// Where the data is kept, and built when it is not there
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Only build the data and the peers
+    #[arg(long)]
+    prepare: bool,
+}
+
+/// What the rows work with.
+struct Bench {
+    runs: usize,
+    data: Data,
+    /// The release build.
+    plywood: PathBuf,
+    /// Helper built in release: what must be measured inside one process.
+    probe: PathBuf,
+    mkfs_erofs: PathBuf,
+    containerd: PathBuf,
+    /// Emptied by whoever uses it, on the same filesystem as the data.
+    work: PathBuf,
+}
+
+type Measurement = fn(&Bench) -> Result<Row>;
+
+const ROWS: &[(&str, Measurement)] = &[
+    ("import-tar", imports::tar),
+    ("import-gzip", imports::gzip),
+    ("import-image", imports::image),
+    ("memory", imports::memory),
+    ("read-tree", reading::tree),
+    ("list-tree", reading::list),
+];
+
+pub(crate) fn bench(arguments: &BenchArguments) -> Result<()> {
+    if let Some(name) = arguments.only.iter().find(|name| !ROWS.iter().any(|(row, _)| row == name))
+    {
+        let names: Vec<&str> = ROWS.iter().map(|(name, _)| *name).collect();
+        bail!("there is no row `{name}`; there are {}", names.join(", "));
+    }
+    packages::set_up(Purpose::Bench)?;
+    packages::require_root("bench", "the benchmarks mount images and drop the page cache")?;
+    let directory = workspace::target().join("bench");
+    let data = arguments.data.clone().unwrap_or_else(|| directory.join("data"));
+    let data = Data::build(&data)?;
+    let peers = directory.join("peers");
+    let mkfs_erofs = peers::mkfs_erofs(&peers)?;
+    let containerd = peers::containerd_programs(&peers)?;
+    let release = ["build", "--release", "--package", "plywood"];
+    program::run(&mut program::cargo(release))?;
+    let probe = ["build", "--release", "--package", "xtask", "--features", "probe"];
+    program::run(program::cargo(probe).args(["--bin", "plywood-probe"]))?;
+    if arguments.prepare {
+        return Ok(());
+    }
+
+    let built = |name: &str| workspace::target().join("release").join(name);
+    let bench = Bench {
+        runs: arguments.runs,
+        data,
+        plywood: built("plywood"),
+        probe: built("plywood-probe"),
+        mkfs_erofs,
+        containerd,
+        work: directory.join("work"),
+    };
+    let mut rows = Vec::new();
+    for (name, measurement) in ROWS {
+        if arguments.only.is_empty() || arguments.only.iter().any(|only| only == name) {
+            println!("\n== {name}");
+            let row = measurement(&bench).with_context(|| format!("row {name}"))?;
+            if let Some((met, measured)) = &row.verdict {
+                let met = if *met { "met" } else { "NOT MET" };
+                println!("  {measured}; {}: {met}", row.bar);
+            }
+            rows.push(row);
+        }
+    }
+    remove(&bench.work)?;
+    let circumstances = Circumstances {
+        command: "cargo xtask bench".to_owned(),
+        runs: arguments.runs,
+        data_digest: bench.data.digest.clone(),
+        versions: bench.versions(),
+    };
+    if arguments.only.is_empty() {
+        report::write(&rows, &circumstances)
+    } else {
+        println!("\nonly some rows were measured, so the report stays as it is");
+        Ok(())
+    }
+}
+
+impl Bench {
+    /// `plywood` on a store of this run's own.
+    fn plywood(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.plywood);
+        command.arg("--root").arg(self.work.join("root"));
+        command.arg("--run").arg(self.work.join("run")).args(arguments);
+        command
+    }
+
+    fn versions(&self) -> Vec<String> {
+        let said = |name: &str, program: &Path, argument: &str| {
+            format!("{name}: {}", report::version(Command::new(program).arg(argument)))
+        };
+        vec![
+            said("plywood", &self.plywood, "--version"),
+            said("mkfs.erofs", &self.mkfs_erofs, "--version"),
+            said("tar", Path::new("tar"), "--version"),
+            said("sqfstar", Path::new("sqfstar"), "-version"),
+            said("containerd", &self.containerd.join("containerd"), "--version"),
+        ]
+    }
+}
+
+fn remove(directory: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", directory.display()))
+        }
+        _ => Ok(()),
+    }
+}

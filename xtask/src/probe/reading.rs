@@ -1,0 +1,35 @@
+//! Reads a tree as a program that starts in it would: names, then every file from beginning to end.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+/// Reads every regular file below `directory` and prints the number of files and bytes.
+pub(crate) fn read_tree(directory: &Path) -> Result<()> {
+    let mut buffer = vec![0; 128 << 10];
+    let (mut files, mut bytes) = (0_u64, 0_u64);
+    let mut directories = vec![directory.to_owned()];
+    while let Some(directory) = directories.pop() {
+        let doing = || format!("cannot read {}", directory.display());
+        for entry in std::fs::read_dir(&directory).with_context(doing)? {
+            let entry = entry.with_context(doing)?;
+            let kind = entry.file_type().with_context(doing)?;
+            if kind.is_dir() {
+                directories.push(entry.path());
+            } else if kind.is_file() {
+                let mut file = File::open(entry.path()).with_context(doing)?;
+                files += 1;
+                loop {
+                    match file.read(&mut buffer).with_context(doing)? {
+                        0 => break,
+                        read => bytes += read as u64,
+                    }
+                }
+            }
+        }
+    }
+    println!("{files} {bytes}");
+    Ok(())
+}
