@@ -2,9 +2,13 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::mem::offset_of;
+
+use erofs::format::SuperBlock;
 
 use crate::digest::Checksum;
 use crate::error::{Error, Result};
+use crate::layer_image::image_uuid;
 
 /// Pieces below this are gathered, so that many small files are one write.
 const GATHER: usize = 64 << 10;
@@ -21,7 +25,14 @@ pub(crate) struct ImageFile<'f> {
     written: u64,
     /// Where the range begins that writeback was not started for.
     settled: u64,
+    /// Set by [`with_own_uuid`](Self::with_own_uuid), then the UUID that came of it.
+    own_uuid: Option<[u8; 16]>,
 }
+
+/// Where the header has the fields that a UUID changes.
+const UUID: usize = erofs::format::SUPERBLOCK_OFFSET as usize + offset_of!(SuperBlock, uuid);
+const SUPERBLOCK_CHECKSUM: usize =
+    erofs::format::SUPERBLOCK_OFFSET as usize + offset_of!(SuperBlock, checksum);
 
 impl<'f> ImageFile<'f> {
     /// Over an empty file.
@@ -32,7 +43,20 @@ impl<'f> ImageFile<'f> {
             gathered: Vec::with_capacity(2 * GATHER),
             written: 0,
             settled: 0,
+            own_uuid: None,
         }
+    }
+
+    /// Gives the image a UUID made of its content, for images that no digest is known of before. The writer
+    /// must be given the nil UUID, 4096-byte blocks and a superblock checksum (the defaults).
+    pub(crate) fn with_own_uuid(mut self) -> Self {
+        self.own_uuid = Some([0; 16]);
+        self
+    }
+
+    /// The UUID that the image got of its content.
+    pub(crate) fn own_uuid(&self) -> Option<[u8; 16]> {
+        self.own_uuid
     }
 
     /// The checksum, once the header is written.
@@ -83,10 +107,21 @@ impl erofs::Sink for ImageFile<'_> {
 
     fn write_header(&mut self, header: &[u8]) -> io::Result<()> {
         self.flush()?;
+        let mut header = header.to_vec();
+        if let Some(uuid) = &mut self.own_uuid {
+            // Everything that tells two images apart is hashed here, the UUID itself being zeros still.
+            let content = self.hasher.clone().update(&header).finalize();
+            *uuid = image_uuid(&format!("blake3:{content}"));
+            header[UUID..UUID + 16].copy_from_slice(uuid);
+            header[SUPERBLOCK_CHECKSUM..][..4].fill(0);
+            let covered = &header[erofs::format::SUPERBLOCK_OFFSET as usize..];
+            let checksum = erofs::format::superblock_checksum(covered);
+            header[SUPERBLOCK_CHECKSUM..][..4].copy_from_slice(&checksum.to_le_bytes());
+        }
         let mut file = self.file;
         file.seek(SeekFrom::Start(0))?;
-        file.write_all(header)?;
-        self.hasher.update(header);
+        file.write_all(&header)?;
+        self.hasher.update(&header);
         file.seek(SeekFrom::End(0))?;
         Ok(())
     }

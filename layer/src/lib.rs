@@ -3,6 +3,8 @@
 pub mod archive;
 mod compression;
 mod digest;
+#[cfg(target_os = "linux")]
+mod directory;
 mod error;
 mod image_file;
 mod intake;
@@ -17,6 +19,8 @@ mod tar;
 
 pub use compression::Compression;
 pub use digest::{Checksum, Digest, Digester};
+#[cfg(target_os = "linux")]
+pub use directory::{DirectoryImage, write_directory_image};
 pub use error::{Error, ErrorKind, Result};
 pub use image_file::image_checksum;
 pub use layer_image::{LayerImage, LayerOptions, write_layer_image};

@@ -25,6 +25,14 @@ pub(crate) const OPAQUE: &[u8] = b"trusted.overlay.opaque";
 /// listings (*observed*).
 pub(crate) const ORIGIN: &[u8] = b"trusted.overlay.origin";
 
+/// overlayfs's marks whose meaning lies elsewhere: in another path, or in another layer.
+pub(crate) const STANDS_FOR_OTHERS: [&[u8]; 3] = [
+    b"trusted.overlay.redirect",
+    b"trusted.overlay.metacopy",
+    // A whiteout in the form of a file; overlayfs itself makes devices.
+    b"trusted.overlay.whiteout",
+];
+
 /// Largest body of an inode's xattrs: 12 bytes and 65,534 words.
 const XATTR_BODY_MAX: u64 = 262_148;
 const XATTR_NAME_MAX: usize = 255;
@@ -121,7 +129,8 @@ pub(crate) fn check_sizes(xattrs: &[Xattr]) -> Result<()> {
     Ok(())
 }
 
-fn is_storable(name: &[u8]) -> bool {
+/// Whether a name lies in a namespace that EROFS and Linux have.
+pub(crate) fn is_storable(name: &[u8]) -> bool {
     let in_namespace = [&b"user."[..], b"trusted.", b"security."]
         .iter()
         .any(|prefix| name.len() > prefix.len() && name.starts_with(prefix));

@@ -2,6 +2,8 @@
 
 #[cfg(target_os = "linux")]
 mod compat;
+#[cfg(target_os = "linux")]
+pub mod directory;
 mod error;
 pub mod failpoint;
 pub mod file;
@@ -17,6 +19,8 @@ mod residency;
 #[cfg(target_os = "linux")]
 mod unmount;
 mod writeback;
+#[cfg(target_os = "linux")]
+pub mod xattr;
 
 pub use error::{Error, Result};
 #[cfg(target_os = "linux")]
