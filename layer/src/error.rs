@@ -54,6 +54,15 @@ impl Error {
         }))
     }
 
+    /// An error of what a caller supplies, such as [`Parents`](crate::Parents).
+    pub fn outside(
+        kind: ErrorKind,
+        message: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self::new(kind, message).because(source)
+    }
+
     pub(crate) fn corrupt(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Corrupt, message)
     }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::db::Records as _;
 use crate::error::{Error, Result};
 use crate::layers::LayerId;
+use crate::reference::canonical_reference;
 use crate::snapshot::Timestamp;
 use crate::store::Store;
 
@@ -32,14 +33,14 @@ pub struct ImageRecord {
 }
 
 impl Store {
-    /// Names an image; one of the same name is replaced. Its blobs and its chain must be there.
+    /// Names an image, in the [canonical form](canonical_reference); one of the same name is replaced. Its blobs and
+    /// its chain must be there.
     ///
     /// # Errors
-    /// `Invalid` for an empty reference, `FailedPrecondition` if a blob, layer or snapshot of it is missing.
+    /// `Invalid` for a reference that is none, `FailedPrecondition` if a blob, layer or snapshot of it is missing.
     pub fn put_image(&self, image: &ImageRecord) -> Result<()> {
-        if image.reference.is_empty() {
-            return Err(Error::invalid("an image needs a reference"));
-        }
+        let reference = canonical_reference(&image.reference)?;
+        let image = &ImageRecord { reference, ..image.clone() };
         let mut write = self.write()?;
         for digest in [&image.manifest, &image.config] {
             if write.blob(digest)?.is_none() {
@@ -69,12 +70,18 @@ impl Store {
         write.commit()
     }
 
-    /// An image by reference.
+    /// An image by reference, or by its manifest's digest (`sha256:<hex>`).
     ///
     /// # Errors
-    /// `Corrupt`, `Io`.
+    /// `Invalid` for a reference that is none, `Corrupt`, `Io`.
     pub fn image(&self, reference: &str) -> Result<Option<ImageRecord>> {
-        self.read()?.image(reference)
+        let reference = canonical_reference(reference)?;
+        let read = self.read()?;
+        if let Some(image) = read.image(&reference)? {
+            return Ok(Some(image));
+        }
+        let Ok(digest) = reference.parse::<Digest>() else { return Ok(None) };
+        Ok(read.images()?.into_iter().find(|image| image.manifest == digest))
     }
 
     /// All images, in the order of their references.
@@ -90,8 +97,9 @@ impl Store {
     /// # Errors
     /// `NotFound`, `ReadOnly`, `Io`.
     pub fn remove_image(&self, reference: &str) -> Result<()> {
+        let canonical = canonical_reference(reference)?;
         let mut write = self.write()?;
-        if !write.delete_image(reference)? {
+        if !write.delete_image(&canonical)? {
             return Err(Error::not_found(format!("image {reference:?} is not in the store")));
         }
         write.commit()

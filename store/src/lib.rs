@@ -19,8 +19,10 @@ mod filter;
 mod fsck;
 mod gc;
 mod images;
+pub mod import;
 mod layers;
 mod layout;
+mod reference;
 mod snapshot;
 mod snapshots;
 mod staging;
@@ -34,6 +36,7 @@ pub use fsck::{Finding, FsckOptions, FsckReport, Severity};
 pub use gc::{GcItem, GcObject, GcOptions};
 pub use images::{BLOB_LIMIT, ImageRecord};
 pub use layers::{Layer, LayerId, LayerRecord};
+pub use reference::{REFERENCE_LIMIT, canonical_reference};
 pub use snapshot::{
     Chain, Kind, LABEL_LIMIT, Labels, Scratch, ScratchPaths, Snapshot, Timestamp, Usage,
 };

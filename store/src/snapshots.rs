@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::db::Records;
+use crate::db::{Records, Write};
 use crate::error::{Error, Result};
 use crate::filter::Filter;
 use crate::layers::{Layer, LayerId};
@@ -258,13 +258,27 @@ impl Store {
         layer: &LayerId,
         labels: Labels,
     ) -> Result<Snapshot> {
+        let mut write = self.write()?;
+        let snapshot = self.put_imported(&mut write, name, parent, layer, labels)?;
+        write.commit()?;
+        Ok(snapshot)
+    }
+
+    /// [`commit_layer`](Self::commit_layer) inside a transaction of the caller's.
+    pub(crate) fn put_imported(
+        &self,
+        write: &mut Write,
+        name: &[u8],
+        parent: Option<&[u8]>,
+        layer: &LayerId,
+        labels: Labels,
+    ) -> Result<Snapshot> {
         let parent = parent.filter(|parent| !parent.is_empty());
         if name.is_empty() {
             return Err(Error::invalid("a snapshot needs a name that is not empty"));
         }
         let labels = cleaned(labels)?;
-        let mut write = self.write()?;
-        let below = committed_parent(&write, parent)?;
+        let below = committed_parent(write, parent)?;
         if let Some(snapshot) = write.snapshot(name)? {
             let same = snapshot.kind == Kind::Committed
                 && snapshot.parent.as_deref() == parent
@@ -281,7 +295,7 @@ impl Store {
         let now = Timestamp::now();
         let snapshot = Snapshot {
             key: name.to_vec(),
-            id: self.next_number(&mut write)?,
+            id: self.next_number(write)?,
             kind: Kind::Committed,
             parent: parent.map(<[u8]>::to_vec),
             labels,
@@ -293,7 +307,6 @@ impl Store {
             usage: self.layer_usage(layer, record.image_size),
         };
         write.put_snapshot(&snapshot, below)?;
-        write.commit()?;
         Ok(snapshot)
     }
 
