@@ -76,25 +76,59 @@ impl Database {
     /// Opens or, if there is none, makes the database. Nothing is changed in one of a newer schema.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let doing = || format!("opening {}", path.display());
-        let mut builder = redb::Builder::new();
-        builder.set_cache_size(CACHE);
-        let inner = builder.create(path).map_err(|source| failed(doing(), source))?;
-        let database = Self(Inner::Writable(inner));
-        match database.read()?.schema()? {
-            Some(found) => refuse_newer(path, found)?,
-            None => {
-                let mut write = database.write()?;
-                for table in [META, SNAPSHOTS, CHILDREN, LAYERS, IMAGES, BLOBS] {
-                    write
-                        .transaction
-                        .open_table(table)
-                        .map_err(|source| failed(doing(), source))?;
-                }
-                write.put(META, KEY_SCHEMA, &SCHEMA)?;
-                write.commit()?;
+        if path.try_exists().map_err(|source| Error::io(doing(), source))? {
+            // Opening for writing marks the file as open, so the version is read first. Only a database that was not
+            // closed has to be recovered before it can be read at all.
+            match Self::open_read_only(path) {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::FailedPrecondition => {}
+                Err(error) => return Err(error),
+            }
+        } else {
+            // Complete before it has its name: a cut one would be neither empty nor a database.
+            let unfinished = path.with_extension("new");
+            sys::file::remove_tree(&unfinished).map_err(|source| Error::sys(doing(), source))?;
+            let inner =
+                redb::Database::create(&unfinished).map_err(|source| failed(doing(), source))?;
+            let mut write = Self(Inner::Writable(inner)).write()?;
+            for table in [META, SNAPSHOTS, CHILDREN, LAYERS, IMAGES, BLOBS] {
+                write.transaction.open_table(table).map_err(|source| failed(doing(), source))?;
+            }
+            write.put(META, KEY_SCHEMA, &SCHEMA)?;
+            write.commit()?;
+            sys::file::rename(&unfinished, path).map_err(|source| Error::sys(doing(), source))?;
+            if let Some(parent) = path.parent() {
+                sys::file::sync_directory(parent).map_err(|source| Error::sys(doing(), source))?;
             }
         }
+        let inner = redb::Builder::new()
+            .set_cache_size(CACHE)
+            .open(path)
+            .map_err(|source| failed(doing(), source))?;
+        let database = Self(Inner::Writable(inner));
+        database.check_schema(path)?;
         Ok(database)
+    }
+
+    fn check_schema(&self, path: &Path) -> Result<()> {
+        let found = self.read()?.schema()?;
+        let found = found
+            .ok_or_else(|| Error::corrupt(format!("{} has no schema version", path.display())))?;
+        refuse_newer(path, found)
+    }
+
+    /// Whether the file's own structure was in order; what can be repaired is.
+    pub(crate) fn check_integrity(&mut self) -> Result<bool> {
+        match &mut self.0 {
+            Inner::Writable(database) => database
+                .check_integrity()
+                .map_err(|source| failed("checking the structure of the metadata", source)),
+            Inner::ReadOnly(_) => Ok(true),
+        }
+    }
+
+    pub(crate) fn is_read_only(&self) -> bool {
+        matches!(self.0, Inner::ReadOnly(_))
     }
 
     /// Opens an existing database without ever writing to it.
@@ -110,9 +144,7 @@ impl Database {
             source => failed(format!("opening {}", path.display()), source),
         })?;
         let database = Self(Inner::ReadOnly(inner));
-        if let Some(found) = database.read()?.schema()? {
-            refuse_newer(path, found)?;
-        }
+        database.check_schema(path)?;
         Ok(database)
     }
 
@@ -198,11 +230,16 @@ pub(crate) trait Records {
 
     /// All snapshots in byte order of the key.
     fn snapshots(&self) -> Result<Vec<Snapshot>> {
+        self.snapshots_one_by_one()?.into_iter().map(|(_, snapshot)| snapshot).collect()
+    }
+
+    /// All snapshots, an unreadable record being an error of its own.
+    fn snapshots_one_by_one(&self) -> Result<Vec<(Vec<u8>, Result<Snapshot>)>> {
         let decoded = self.scan(SNAPSHOTS, b"", usize::MAX)?.into_iter().map(|(key, bytes)| {
-            let snapshot: Snapshot = decode(SNAPSHOTS, &key, &bytes)?;
-            Ok(Snapshot { key, ..snapshot })
+            let snapshot = decode::<Snapshot>(SNAPSHOTS, &key, &bytes);
+            (key.clone(), snapshot.map(|snapshot| Snapshot { key, ..snapshot }))
         });
-        decoded.collect()
+        Ok(decoded.collect())
     }
 
     /// Key of one child of the snapshot with this number, if it has any.
@@ -227,14 +264,21 @@ pub(crate) trait Records {
     }
 
     fn layers(&self) -> Result<Vec<(LayerId, LayerRecord)>> {
+        self.layers_one_by_one()?.into_iter().map(|(_, layer)| layer).collect()
+    }
+
+    fn layers_one_by_one(&self) -> Result<Vec<(Vec<u8>, Result<(LayerId, LayerRecord)>)>> {
         let decoded = self.scan(LAYERS, b"", usize::MAX)?.into_iter().map(|(key, bytes)| {
             let id = std::str::from_utf8(&key).ok().and_then(|text| text.parse().ok());
-            let id = id.ok_or_else(|| {
-                Error::corrupt(format!("layer record with the bad id {:?}", shown(&key)))
-            })?;
-            Ok((id, decode(LAYERS, &key, &bytes)?))
+            let layer = match id {
+                Some(id) => decode(LAYERS, &key, &bytes).map(|record| (id, record)),
+                None => {
+                    Err(Error::corrupt(format!("a layer record has the bad id {:?}", shown(&key))))
+                }
+            };
+            (key, layer)
         });
-        decoded.collect()
+        Ok(decoded.collect())
     }
 
     fn image(&self, reference: &str) -> Result<Option<ImageRecord>> {
@@ -242,8 +286,17 @@ pub(crate) trait Records {
     }
 
     fn images(&self) -> Result<Vec<ImageRecord>> {
+        self.images_one_by_one()?.into_iter().map(|(_, image)| image).collect()
+    }
+
+    fn images_one_by_one(&self) -> Result<Vec<(Vec<u8>, Result<ImageRecord>)>> {
         let decoded = self.scan(IMAGES, b"", usize::MAX)?.into_iter();
-        decoded.map(|(key, bytes)| decode(IMAGES, &key, &bytes)).collect()
+        Ok(decoded
+            .map(|(key, bytes)| {
+                let image = decode(IMAGES, &key, &bytes);
+                (key, image)
+            })
+            .collect())
     }
 
     fn blob(&self, digest: &Digest) -> Result<Option<Vec<u8>>> {

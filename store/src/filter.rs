@@ -92,3 +92,6 @@ impl Fields for Snapshot {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

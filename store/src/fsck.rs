@@ -1,7 +1,16 @@
 //! Checking a store, and repairing what can be repaired without guessing.
 
-use crate::error::Result;
+use std::collections::{BTreeMap, BTreeSet};
+
+use layer::Digest;
+
+use crate::db::{Read, Records as _};
+use crate::error::{Error, ErrorKind, Result};
+use crate::images::ImageRecord;
+use crate::layers::{LayerId, LayerRecord};
+use crate::snapshot::{Kind, Snapshot, shown};
 use crate::store::Store;
+use crate::sweep::reason;
 
 /// What to check and whether to repair.
 #[derive(Debug, Clone, Copy)]
@@ -68,15 +77,460 @@ impl FsckReport {
     pub fn is_clean(&self) -> bool {
         self.findings.iter().all(|finding| finding.repaired.is_some())
     }
+
+    fn error(
+        &mut self,
+        code: &'static str,
+        subject: impl Into<String>,
+        message: impl Into<String>,
+    ) -> &mut Finding {
+        self.add(Severity::Error, code, subject.into(), message.into())
+    }
+
+    fn warning(
+        &mut self,
+        code: &'static str,
+        subject: impl Into<String>,
+        message: impl Into<String>,
+    ) -> &mut Finding {
+        self.add(Severity::Warning, code, subject.into(), message.into())
+    }
+
+    fn add(
+        &mut self,
+        severity: Severity,
+        code: &'static str,
+        subject: String,
+        message: String,
+    ) -> &mut Finding {
+        let finding = Finding { severity, code, subject, message, repaired: None, advice: None };
+        let at = self.findings.len();
+        self.findings.push(finding);
+        &mut self.findings[at]
+    }
+}
+
+impl Finding {
+    fn repaired(&mut self, what: impl Into<String>) {
+        self.repaired = Some(what.into());
+    }
+
+    fn advise(&mut self, what: impl Into<String>) {
+        self.advice = Some(what.into());
+    }
+}
+
+/// Everything readable, by what refers to it.
+struct Contents {
+    snapshots: BTreeMap<Vec<u8>, Snapshot>,
+    layers: BTreeMap<LayerId, LayerRecord>,
+    images: Vec<ImageRecord>,
+    blobs: BTreeSet<Digest>,
+}
+
+impl Contents {
+    /// What has to be imported again, or is lost, when a layer is damaged.
+    fn advice_for(&self, id: &LayerId) -> String {
+        let images: Vec<&str> = self
+            .images
+            .iter()
+            .filter(|image| image.layers.contains(id))
+            .map(|image| image.reference.as_str())
+            .collect();
+        if !images.is_empty() {
+            return format!("import again: {}", images.join(", "));
+        }
+        let snapshots: Vec<String> = self
+            .snapshots
+            .values()
+            .filter(|snapshot| snapshot.layer.as_ref() == Some(id))
+            .map(Snapshot::name)
+            .collect();
+        if snapshots.is_empty() {
+            "nothing refers to it; gc removes it".to_owned()
+        } else {
+            format!(
+                "its content is lost unless you have it elsewhere; remove what is based on {}",
+                snapshots.join(", ")
+            )
+        }
+    }
 }
 
 impl Store {
-    /// Checks everything. The store is not changed unless a repair is asked for.
+    /// Checks everything: the database's structure, records and the links between them, layer images, scratch
+    /// directories, blobs, images, leftovers. Nothing is changed unless a repair is asked for; a repair drops
+    /// nothing that still has a meaning.
     ///
     /// # Errors
     /// `ReadOnly` for a repair of a store opened for reading, `Corrupt` if the database itself cannot be read, `Io`.
-    pub fn fsck(&self, options: FsckOptions) -> Result<FsckReport> {
-        let _ = options;
-        Err(crate::Error::new(crate::ErrorKind::Unsupported, "checking is not there yet"))
+    pub fn fsck(&mut self, options: FsckOptions) -> Result<FsckReport> {
+        if options.repair && self.is_read_only() {
+            return Err(Error::new(
+                ErrorKind::ReadOnly,
+                "a store opened for reading cannot be repaired",
+            ));
+        }
+        let mut report = FsckReport::default();
+        if !self.check_integrity()? {
+            report
+                .error(
+                    "database-structure",
+                    "metadata.redb",
+                    "the database's own structure was damaged",
+                )
+                .repaired("rebuilt by the database");
+        }
+        let read = self.read()?;
+        let contents = read_all(&read, &mut report)?;
+        self.check_snapshots(&read, &contents, options, &mut report)?;
+        self.check_layers(&contents, options, &mut report)?;
+        check_images(&contents, &mut report);
+        self.check_disk(&read, options, &mut report)?;
+        Ok(report)
     }
+
+    fn check_snapshots(
+        &self,
+        read: &Read,
+        contents: &Contents,
+        options: FsckOptions,
+        report: &mut FsckReport,
+    ) -> Result<()> {
+        let mut links = BTreeMap::new();
+        let mut keys: BTreeMap<u64, &Snapshot> = BTreeMap::new();
+        for snapshot in contents.snapshots.values() {
+            let subject = format!("snapshot {}", snapshot.name());
+            if let Some(other) = keys.insert(snapshot.id, snapshot) {
+                report.error(
+                    "number-twice",
+                    &subject,
+                    format!("it has the number {} of snapshot {}", snapshot.id, other.name()),
+                );
+            }
+            match (snapshot.kind, &snapshot.layer, snapshot.scratch) {
+                (Kind::Committed, None, _) => {
+                    report.error(
+                        "committed-without-layer",
+                        &subject,
+                        "it is committed and has no layer",
+                    );
+                }
+                (Kind::Committed, Some(id), _) if !contents.layers.contains_key(id) => {
+                    let advice = contents.advice_for(id);
+                    report
+                        .error(
+                            "layer-unrecorded",
+                            &subject,
+                            format!("its layer {id} has no record"),
+                        )
+                        .advise(advice);
+                }
+                (Kind::Active | Kind::View, Some(id), _) => {
+                    report.error(
+                        "layer-unexpected",
+                        &subject,
+                        format!("it is {} and has the layer {id}", snapshot.kind),
+                    );
+                }
+                (Kind::Active, _, None) => {
+                    report.error("scratch-unrecorded", &subject, "it is active and has no scratch");
+                }
+                _ => {}
+            }
+            let Some(parent) = &snapshot.parent else { continue };
+            match contents.snapshots.get(parent) {
+                None => report
+                    .error(
+                        "parent-missing",
+                        &subject,
+                        format!("its parent {} does not exist", shown(parent)),
+                    )
+                    .advise("remove it, or import the image of its parent again"),
+                Some(parent) if parent.kind != Kind::Committed => {
+                    report.error(
+                        "parent-not-committed",
+                        &subject,
+                        format!("its parent {} is {}", parent.name(), parent.kind),
+                    );
+                }
+                Some(parent) => {
+                    links.insert((parent.id, snapshot.id), snapshot.key.clone());
+                }
+            }
+            if in_circle(contents, snapshot) {
+                report.error("parents-in-circle", &subject, "it is among its own parents");
+            }
+        }
+        let recorded: BTreeMap<(u64, u64), Vec<u8>> = read
+            .back_links()?
+            .into_iter()
+            .map(|(parent, child, key)| ((parent, child), key))
+            .collect();
+        // A link from an unreadable record may be right; it is left alone as long as there is one.
+        let readable = !report.findings.iter().any(|finding| finding.code == "record-unreadable");
+        if recorded != links && readable {
+            let finding = report.error(
+                "back-links",
+                "metadata.redb",
+                "the links from parents to children do not fit the records",
+            );
+            if options.repair {
+                let mut write = self.write()?;
+                for (parent, child) in recorded.keys() {
+                    write.delete_back_link(*parent, *child)?;
+                }
+                for ((parent, child), key) in &links {
+                    write.put_back_link(*parent, *child, key)?;
+                }
+                write.commit()?;
+                finding.repaired("rebuilt from the records");
+            }
+        }
+        let highest = keys.keys().next_back().copied().unwrap_or(0);
+        let sequence = read.sequence()?;
+        if sequence < highest {
+            let finding = report.error(
+                "sequence",
+                "metadata.redb",
+                format!("the last number given out is recorded as {sequence}, but snapshot {highest} exists"),
+            );
+            if options.repair {
+                let mut write = self.write()?;
+                write.put_sequence(highest)?;
+                write.commit()?;
+                finding.repaired(format!("raised to {highest}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_layers(
+        &self,
+        contents: &Contents,
+        options: FsckOptions,
+        report: &mut FsckReport,
+    ) -> Result<()> {
+        for (id, record) in &contents.layers {
+            let Some((code, message)) = self.fault_of_layer(id, record, options, report) else {
+                continue;
+            };
+            let mut advice = contents.advice_for(id);
+            let path = self.layout().layer(id);
+            if options.repair && code != "layer-unreadable" && path.exists() {
+                // Out of the way of a new import, but not gone: it may be all that is left of the content.
+                let aside = self.layout().root().join(format!("corrupt-{}", id.file_name()));
+                sys::file::rename(&path, &aside)
+                    .map_err(|source| Error::sys(format!("setting layer {id} aside"), source))?;
+                advice = format!("set aside as {}; {advice}", aside.display());
+            }
+            report.error(code, format!("layer {id}"), message).advise(advice);
+        }
+        Ok(())
+    }
+
+    fn fault_of_layer(
+        &self,
+        id: &LayerId,
+        record: &LayerRecord,
+        options: FsckOptions,
+        report: &mut FsckReport,
+    ) -> Option<(&'static str, String)> {
+        let path = self.layout().layer(id);
+        let unreadable = |error: &dyn std::error::Error| ("layer-unreadable", reason(error));
+        let file = match std::fs::File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Some(("layer-missing", format!("its image {} is missing", path.display())));
+            }
+            Err(error) => return Some(unreadable(&error)),
+        };
+        let length = match file.metadata() {
+            Ok(metadata) => metadata.len(),
+            Err(error) => return Some(unreadable(&error)),
+        };
+        if length != record.image_size {
+            return Some((
+                "layer-length",
+                format!("its image is {length} bytes long, {} when it was made", record.image_size),
+            ));
+        }
+        if options.checksums {
+            report.bytes += length;
+            match layer::image_checksum(&file) {
+                Ok(checksum) if checksum == record.checksum => {}
+                Ok(checksum) => {
+                    return Some((
+                        "layer-checksum",
+                        format!(
+                            "its image has the checksum {checksum}, {} when it was made",
+                            record.checksum
+                        ),
+                    ));
+                }
+                Err(error) => return Some(unreadable(&error)),
+            }
+        }
+        if options.deep {
+            return deep(&file);
+        }
+        None
+    }
+
+    fn check_disk(&self, read: &Read, options: FsckOptions, report: &mut FsckReport) -> Result<()> {
+        // With unreadable records, what they refer to would look like leftovers.
+        if report.findings.iter().any(|finding| finding.code == "record-unreadable") {
+            return Ok(());
+        }
+        let found = {
+            let _alone = self.exclusively();
+            self.leftovers(read, true)?
+        };
+        let swept = if options.repair { self.cleanup()? } else { crate::Swept::default() };
+        for snapshot in &found.incomplete {
+            let directory = self.layout().snapshot(snapshot.id);
+            let finding = report.error(
+                "scratch-missing",
+                format!("snapshot {}", snapshot.name()),
+                format!("{} or a part of it is missing", directory.display()),
+            );
+            if swept.restored.contains(&directory) {
+                finding.repaired("made again, empty");
+            }
+        }
+        for path in found.paths() {
+            let finding = report.warning(
+                "leftover",
+                path.display().to_string(),
+                "left behind by an operation that was cut short",
+            );
+            if swept.removed.contains(path) {
+                finding.repaired("removed");
+            } else if let Some((_, why)) = swept.kept.iter().find(|(kept, _)| kept == path) {
+                finding.advise(format!("it could not be removed: {why}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn deep(_file: &std::fs::File) -> Option<(&'static str, String)> {
+    None
+}
+
+fn read_all(read: &Read, report: &mut FsckReport) -> Result<Contents> {
+    let mut contents = Contents {
+        snapshots: BTreeMap::new(),
+        layers: BTreeMap::new(),
+        images: Vec::new(),
+        blobs: BTreeSet::new(),
+    };
+    let unreadable = |report: &mut FsckReport, what: &str, key: &[u8], error: &Error| {
+        report.error("record-unreadable", format!("{what} {}", shown(key)), reason(error));
+    };
+    for (key, snapshot) in read.snapshots_one_by_one()? {
+        report.snapshots += 1;
+        match snapshot {
+            Ok(snapshot) => drop(contents.snapshots.insert(key, snapshot)),
+            Err(error) => unreadable(report, "snapshot", &key, &error),
+        }
+    }
+    for (key, layer) in read.layers_one_by_one()? {
+        report.layers += 1;
+        match layer {
+            Ok((id, record)) => drop(contents.layers.insert(id, record)),
+            Err(error) => unreadable(report, "layer", &key, &error),
+        }
+    }
+    for (key, image) in read.images_one_by_one()? {
+        report.images += 1;
+        match image {
+            Ok(image) => contents.images.push(image),
+            Err(error) => unreadable(report, "image", &key, &error),
+        }
+    }
+    for (digest, bytes) in read.blobs()? {
+        report.blobs += 1;
+        if Digest::of(&bytes) == digest {
+            contents.blobs.insert(digest);
+            continue;
+        }
+        let images: Vec<&str> = contents
+            .images
+            .iter()
+            .filter(|image| image.manifest == digest || image.config == digest)
+            .map(|image| image.reference.as_str())
+            .collect();
+        report
+            .error(
+                "blob-digest",
+                format!("blob {digest}"),
+                format!("its digest is {}", Digest::of(&bytes)),
+            )
+            .advise(format!("import again: {}", images.join(", ")));
+    }
+    Ok(contents)
+}
+
+fn check_images(contents: &Contents, report: &mut FsckReport) {
+    for image in &contents.images {
+        let subject = format!("image {}", image.reference);
+        let again = "import it again";
+        for digest in [&image.manifest, &image.config] {
+            let damaged = |finding: &Finding| {
+                finding.code == "blob-digest" && finding.subject == format!("blob {digest}")
+            };
+            if !contents.blobs.contains(digest) && !report.findings.iter().any(damaged) {
+                report
+                    .error("blob-missing", &subject, format!("its blob {digest} is missing"))
+                    .advise(again);
+            }
+        }
+        let mut below: Option<&[u8]> = None;
+        let mut layers = Vec::new();
+        for name in &image.chain {
+            match contents.snapshots.get(name.as_bytes()) {
+                None => report
+                    .error(
+                        "image-snapshot-missing",
+                        &subject,
+                        format!("its snapshot {name} is missing"),
+                    )
+                    .advise(again),
+                Some(snapshot) => {
+                    if snapshot.kind != Kind::Committed || snapshot.parent.as_deref() != below {
+                        report
+                            .error(
+                                "image-chain",
+                                &subject,
+                                format!("its snapshot {name} is not on the one before it"),
+                            )
+                            .advise(again);
+                    }
+                    layers.extend(snapshot.layer.clone());
+                }
+            }
+            below = Some(name.as_bytes());
+        }
+        if layers.len() == image.chain.len() && layers != image.layers {
+            report
+                .error("image-layers", &subject, "its layers are not those of its snapshots")
+                .advise(again);
+        }
+    }
+}
+
+/// Whether following the parents comes back to where it started.
+fn in_circle(contents: &Contents, start: &Snapshot) -> bool {
+    let mut next = start.parent.as_ref();
+    for _ in 0..contents.snapshots.len() {
+        match next {
+            None => return false,
+            Some(key) if *key == start.key => return true,
+            Some(key) => {
+                next = contents.snapshots.get(key).and_then(|snapshot| snapshot.parent.as_ref())
+            }
+        }
+    }
+    false
 }

@@ -176,7 +176,7 @@ impl Store {
                 garbage.blobs.push(digest);
             }
         }
-        for path in self.leftovers(records)?.paths() {
+        for path in self.leftovers(records, true)?.paths() {
             let bytes = sys::file::disk_usage(path).map_or(0, |usage| usage.bytes);
             garbage.items.push(GcItem {
                 what: GcObject::Leftover(path.clone()),

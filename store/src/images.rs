@@ -117,7 +117,8 @@ impl Store {
             ));
         }
         let digest = Digest::of(bytes);
-        if self.read()?.blob(&digest)?.is_some() {
+        // A stored blob that was damaged is written anew.
+        if self.read()?.blob(&digest)?.as_deref() == Some(bytes) {
             return Ok(digest);
         }
         let mut write = self.write()?;

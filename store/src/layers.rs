@@ -203,11 +203,9 @@ impl Store {
         record: &LayerRecord,
     ) -> Result<bool> {
         let path = self.layout().layer(id);
-        if write.layer(id)?.is_some() {
-            if path.exists() {
-                return Ok(false);
-            }
-            // The record without its file: whatever lost the file, this is the same image again.
+        // A record without a file of that length: whatever lost the file, this is the same layer again.
+        if write.layer(id)?.is_some_and(|record| self.is_intact(id, &record)) {
+            return Ok(false);
         }
         let doing = || format!("adding layer {id}");
         sys::file::rename(staged, &path).map_err(|source| Error::sys(doing(), source))?;
@@ -226,6 +224,19 @@ impl Store {
     pub fn layer(&self, id: &LayerId) -> Result<Option<Layer>> {
         let record = self.read()?.layer(id)?;
         Ok(record.map(|record| self.located(id.clone(), record)))
+    }
+
+    /// Whether the store has this layer, record and file: one that it has not (any more) must be added.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Io`.
+    pub fn has_layer(&self, id: &LayerId) -> Result<bool> {
+        Ok(self.read()?.layer(id)?.is_some_and(|record| self.is_intact(id, &record)))
+    }
+
+    fn is_intact(&self, id: &LayerId, record: &LayerRecord) -> bool {
+        let metadata = std::fs::symlink_metadata(self.layout().layer(id));
+        metadata.is_ok_and(|metadata| metadata.is_file() && metadata.len() == record.image_size)
     }
 
     /// All layers, in the order of their ids.

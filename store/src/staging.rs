@@ -123,13 +123,21 @@ pub(crate) enum Claim {
 }
 
 /// Looks whether the owner of a staging directory lives. A directory without a claim file is either just being made
-/// or half removed; the claim is made for it, so that exactly one of the two sides gets it.
-pub(crate) fn claim(path: &Path) -> Result<Claim> {
-    let doing = || format!("looking at the staging directory {}", path.display());
-    match Lock::acquire(&path.join(CLAIM), Duration::ZERO) {
+/// or half removed; the claim is made for it, so that exactly one of the two sides gets it. `look_only` changes
+/// nothing, not even that, and works on a read-only file system.
+pub(crate) fn claim(path: &Path, look_only: bool) -> Result<Claim> {
+    let file = path.join(CLAIM);
+    let acquired = if look_only {
+        Lock::acquire_shared(&file, Duration::ZERO)
+    } else {
+        Lock::acquire(&file, Duration::ZERO)
+    };
+    match acquired {
         Ok(Acquired::Held(lock)) => Ok(Claim::Ours(lock)),
         Ok(Acquired::Busy(_)) => Ok(Claim::Held),
-        Err(error) => Err(Error::sys(doing(), error)),
+        Err(error) => {
+            Err(Error::sys(format!("looking at the staging directory {}", path.display()), error))
+        }
     }
 }
 
@@ -142,7 +150,7 @@ pub(crate) fn pinned(layout: &Layout) -> Result<std::collections::BTreeSet<Strin
             continue;
         }
         let pins = staging.join(&directory).join(PINS);
-        if pins.is_dir() && matches!(claim(&staging.join(&directory)), Ok(Claim::Held)) {
+        if pins.is_dir() && matches!(claim(&staging.join(&directory), true), Ok(Claim::Held)) {
             names.extend(listed(&pins)?);
         }
     }

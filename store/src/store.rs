@@ -131,6 +131,14 @@ impl Store {
         self.sweep()
     }
 
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.database.is_read_only()
+    }
+
+    pub(crate) fn check_integrity(&mut self) -> Result<bool> {
+        self.database.check_integrity()
+    }
+
     pub(crate) fn layout(&self) -> &Layout {
         &self.layout
     }

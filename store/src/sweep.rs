@@ -35,7 +35,7 @@ pub(crate) struct Leftovers {
     /// Already renamed for deletion, or in a staging directory that nobody claims (with the claim, now ours).
     dead: Vec<PathBuf>,
     claims: Vec<Claim>,
-    /// To be renamed for deletion while the write transaction keeps new ones away.
+    /// To be renamed for deletion.
     orphans: Vec<PathBuf>,
     /// Active snapshots, and views without parent, that lack a directory.
     pub(crate) incomplete: Vec<Snapshot>,
@@ -50,9 +50,9 @@ impl Leftovers {
 }
 
 impl Store {
-    /// Compares directories and records. Call it only with the write transaction open or the sweeping lock held for
-    /// writing, else what is just being made looks like a leftover.
-    pub(crate) fn leftovers(&self, records: &impl Records) -> Result<Leftovers> {
+    /// Compares directories and records. Call it with the sweeping lock held for writing, else what is just being made
+    /// looks like a leftover. `look_only` changes nothing on disk.
+    pub(crate) fn leftovers(&self, records: &impl Records, look_only: bool) -> Result<Leftovers> {
         let layout = self.layout();
         let mut found = Leftovers::default();
         for name in listed(layout.root())? {
@@ -63,7 +63,7 @@ impl Store {
         }
         for name in listed(&layout.staging())? {
             let path = layout.staging().join(&name);
-            match claim(&path) {
+            match claim(&path, look_only) {
                 Ok(Claim::Held) => {}
                 Ok(ours @ Claim::Ours(_)) => {
                     found.claims.push(ours);
@@ -118,16 +118,17 @@ impl Store {
     }
 
     pub(crate) fn sweep(&self) -> Result<Swept> {
+        // Every maker of files holds this lock for reading from its first file to its record.
         let _alone = self.exclusively();
-        let mut write = self.write()?;
-        let found = self.leftovers(&write)?;
+        let read = self.read()?;
+        let found = self.leftovers(&read, false)?;
         let mut swept = Swept::default();
         // The numbers of leftovers were given out by transactions that never committed; they are spent.
-        if found.highest > write.sequence()? {
-            write.put_sequence(found.highest)?;
+        if found.highest > read.sequence()? {
+            let mut write = self.write()?;
+            let sequence = write.sequence()?.max(found.highest);
+            write.put_sequence(sequence)?;
             write.commit()?;
-            // Nothing can slip in between: every maker of files waits for the sweeping lock.
-            write = self.write()?;
         }
         let mut dead: Vec<(PathBuf, PathBuf)> =
             found.dead.iter().map(|path| (path.clone(), path.clone())).collect();
@@ -142,7 +143,6 @@ impl Store {
             self.make_scratch(&self.layout().snapshot(snapshot.id), snapshot)?;
             swept.restored.push(self.layout().snapshot(snapshot.id));
         }
-        drop(write);
         for (shown, path) in dead {
             match sys::file::remove_tree(&path) {
                 Ok(()) => swept.removed.push(shown),
@@ -158,7 +158,7 @@ impl Store {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let mut grave = self.layout().root().join(format!("{REMOVED}{name}"));
         for attempt in 1..=u32::MAX {
-            if !grave.symlink_metadata().is_ok() {
+            if grave.symlink_metadata().is_err() {
                 break;
             }
             grave = self.layout().root().join(format!("{REMOVED}{name}-{attempt}"));

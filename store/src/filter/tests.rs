@@ -1,0 +1,266 @@
+//! The language against a table of cases and against a direct model of its operators.
+
+use std::borrow::Cow;
+
+use proptest::prelude::*;
+
+use super::{Fields, Filter};
+use crate::ErrorKind;
+use crate::snapshot::{Kind, Labels, Snapshot, Timestamp, Usage};
+
+fn snapshot(key: &str, kind: Kind, parent: Option<&str>, labels: &[(&str, &str)]) -> Snapshot {
+    Snapshot {
+        key: key.as_bytes().to_vec(),
+        id: 1,
+        kind,
+        parent: parent.map(|parent| parent.as_bytes().to_vec()),
+        labels: labels
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect::<Labels>(),
+        created: Timestamp::default(),
+        updated: Timestamp::default(),
+        layer: None,
+        scratch: None,
+        imported: false,
+        usage: Usage::default(),
+    }
+}
+
+#[test]
+fn selectors_of_every_form() {
+    let it = snapshot(
+        "default/1/extract-1 sha256:9e",
+        Kind::Active,
+        Some("base"),
+        &[
+            ("plain", "yes"),
+            ("a.b", "dotted"),
+            ("containerd.io/snapshot.ref", "sha256:9e"),
+            ("tab", "a\tb"),
+            ("", "keyless"),
+            ("dashed", "-x/y:z"),
+        ],
+    );
+    let cases: &[(&str, bool)] = &[
+        ("", true),
+        ("name", true),
+        ("parent", true),
+        ("kind", true),
+        ("id", false),
+        ("nothing.here", false),
+        ("name.deeper", false),
+        ("kind==active", true),
+        ("kind==Active", false),
+        ("kind!=view", true),
+        ("kind!=active", false),
+        ("parent==base", true),
+        (r#"parent!="""#, true),
+        (r#"parent=="""#, false),
+        (r#"name=="default/1/extract-1 sha256:9e""#, true),
+        ("name==default/1/extract-1", false),
+        ("name~=extract", true),
+        ("name~=^extract", false),
+        ("name~=^default/.*9e$", true),
+        ("labels.plain", true),
+        ("labels.plain==yes", true),
+        ("labels.plain == yes", true),
+        ("labels.plain==\tyes", true),
+        (" labels. plain==yes", true),
+        ("labels.plain!=no", true),
+        ("labels.absent", false),
+        ("labels.absent==yes", false),
+        ("labels.absent!=yes", true),
+        (r#"labels.absent=="""#, false),
+        ("labels.absent~=^$", true),
+        ("labels.absent~=x", false),
+        ("labels.a.b==dotted", true),
+        (r#"labels."a.b"==dotted"#, true),
+        (r#""labels"."a.b"==dotted"#, true),
+        ("labels==keyless", true),
+        (r#"labels."containerd.io/snapshot.ref"==sha256:9e"#, true),
+        (r#"labels."containerd.io/snapshot.ref"==sha256:9e,parent=="base""#, true),
+        (r#"labels."containerd.io/snapshot.ref"==sha256:9e,parent=="other""#, false),
+        ("kind==active,parent==base,name~=extract", true),
+        ("kind==active, parent==base", true),
+        ("kind==active,parent==base,kind==view", false),
+        (r#"labels.tab=="a\tb""#, true),
+        (r#"labels.tab=="a\x09b""#, true),
+        (r#"labels.tab=="a\011b""#, true),
+        (r#"labels.tab=="\u0061\t\U00000062""#, true),
+        ("labels.dashed==-x/y:z", true),
+        ("labels.dashed~=/x.y/", true),
+        ("labels.dashed~=|x/y|", true),
+        (r"labels.dashed~=/x\/y/", true),
+        (r"labels.dashed~=/^-x.\\w/", true),
+        ("labels.plain=='yes'", false),
+        // A bad expression is no error and matches nothing, not even what is absent.
+        ("name~=(", false),
+        ("labels.absent~=*", false),
+    ];
+    for (text, expected) in cases {
+        let filter = Filter::parse_all(&[text]).unwrap_or_else(|error| panic!("{text:?}: {error}"));
+        assert_eq!(filter.matches(&it), *expected, "{text:?}");
+    }
+}
+
+#[test]
+fn several_filters_need_one_match() {
+    let it = snapshot("one", Kind::View, None, &[]);
+    let matches = |filters: &[&str]| Filter::parse_all(filters).unwrap().matches(&it);
+    assert!(matches(&[]));
+    assert!(matches(&["name==one", "name==two"]));
+    assert!(matches(&["name==two", "name==one"]));
+    assert!(!matches(&["name==two", "name==three"]));
+    assert!(matches(&["name==two", ""]));
+    assert!(matches(&[r#"parent=="""#]), "a snapshot without parent has an empty one");
+}
+
+#[test]
+fn errors_say_what_and_where() {
+    let cases: &[(&str, &str)] = &[
+        (
+            " ",
+            "expected the name of a field; quote names with other characters than A-Z a-z 0-9 _ at byte 1",
+        ),
+        (
+            ",",
+            "expected the name of a field; quote names with other characters than A-Z a-z 0-9 _ at byte 0",
+        ),
+        (
+            "name,",
+            "expected the name of a field; quote names with other characters than A-Z a-z 0-9 _ at byte 5",
+        ),
+        ("name ", "expected an operator: ==, != or ~= at byte 5"),
+        ("name==x ", "expected a comma or the end at byte 7"),
+        ("name==x ,kind", "expected a comma or the end at byte 7"),
+        ("name==x y", "expected a comma or the end at byte 7"),
+        ("name=x", "unknown operator; there are ==, != and ~= at byte 4"),
+        ("name===x", "unknown operator; there are ==, != and ~= at byte 4"),
+        ("name=!x", "unknown operator; there are ==, != and ~= at byte 4"),
+        ("name!x", "unknown operator; there are ==, != and ~= at byte 4"),
+        ("name==", "expected a value at byte 6"),
+        ("name==,kind", "expected a value at byte 6"),
+        ("name==.x", "a value cannot start with this character; quote it at byte 6"),
+        ("name==/x/", "a value may be quoted with / or | only after ~=; use \" at byte 6"),
+        ("name!=|x|", "a value may be quoted with / or | only after ~=; use \" at byte 6"),
+        ("labels.containerd.io/gc.root==x", "expected an operator: ==, != or ~= at byte 20"),
+        ("labels.a-b", "expected an operator: ==, != or ~= at byte 8"),
+        (
+            "labels.",
+            "expected the name of a field; quote names with other characters than A-Z a-z 0-9 _ at byte 7",
+        ),
+        (
+            "labels..a",
+            "expected the name of a field; quote names with other characters than A-Z a-z 0-9 _ at byte 7",
+        ),
+        ("labels .a", "expected an operator: ==, != or ~= at byte 7"),
+        (
+            "==x",
+            "expected the name of a field; quote names with other characters than A-Z a-z 0-9 _ at byte 0",
+        ),
+        (
+            "/name/==x",
+            "expected the name of a field; quote names with other characters than A-Z a-z 0-9 _ at byte 0",
+        ),
+        (r#"name=="x"#, "the quote does not end at byte 6"),
+        ("name==\"x\ny\"", "the quote does not end at byte 6"),
+        (r#"name=="x"y"#, "expected a comma or the end at byte 9"),
+        (r#"name=="\q""#, "unknown escape at byte 7"),
+        (r#"name=="\x4""#, "unknown escape at byte 7"),
+        (r#"name=="\400""#, "unknown escape at byte 7"),
+        (r#"name=="\ud800""#, "unknown escape at byte 7"),
+        (r#"name=="\/""#, "unknown escape at byte 7"),
+        (r"name~=/\./", "unknown escape at byte 7"),
+        ("name==x\0", "a NUL cannot be part of a filter at byte 7"),
+        ("name==\u{7}", "expected a value at byte 6"),
+    ];
+    for (text, expected) in cases {
+        let error = match Filter::parse_all(&["name", text]) {
+            Err(error) => error,
+            Ok(_) => panic!("{text:?} was taken"),
+        };
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert_eq!(error.to_string(), format!("filter {text:?}: {expected}"));
+    }
+}
+
+/// The operators as the reference's table has them, on values that need quoting as well.
+#[derive(Debug, Clone)]
+enum Op {
+    Present,
+    Equal(String),
+    NotEqual(String),
+    Contains(String),
+}
+
+struct One<'a>(&'a [(String, String)]);
+
+impl Fields for One<'_> {
+    fn field(&self, path: &[Vec<u8>]) -> Option<Cow<'_, [u8]>> {
+        let name = String::from_utf8(path.join(&b'.')).ok()?;
+        let found = self.0.iter().find(|(key, _)| *key == name)?;
+        Some(Cow::Borrowed(found.1.as_bytes()))
+    }
+}
+
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => quoted.extend(['\\', character]),
+            '\n' => quoted.push_str("\\n"),
+            other => quoted.push(other),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+fn word() -> impl Strategy<Value = String> {
+    prop_oneof!["[a-c]{0,2}", "[a-c.,\"/| \\\\é\n=-]{0,4}"]
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        Just(Op::Present),
+        word().prop_map(Op::Equal),
+        word().prop_map(Op::NotEqual),
+        word().prop_map(Op::Contains),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn filters_agree_with_the_operator_table(
+        fields in proptest::collection::vec(("[a-c]{1,2}", word()), 0..4),
+        filters in proptest::collection::vec(proptest::collection::vec(("[a-c]{1,2}", op()), 1..4), 0..3),
+    ) {
+        let mut fields = fields;
+        fields.sort();
+        fields.dedup_by(|one, other| one.0 == other.0);
+        let value = |name: &str| fields.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+        let expected = filters.is_empty() || filters.iter().any(|all| all.iter().all(|(name, op)| match op {
+            Op::Present => value(name).is_some(),
+            Op::Equal(wanted) => value(name) == Some(wanted),
+            Op::NotEqual(unwanted) => value(name) != Some(unwanted),
+            Op::Contains(part) => value(name).unwrap_or("").contains(part.as_str()),
+        }));
+        let texts: Vec<String> = filters.iter().map(|all| {
+            let selectors: Vec<String> = all.iter().map(|(name, op)| match op {
+                Op::Present => name.clone(),
+                Op::Equal(wanted) => format!("{name}=={}", quoted(wanted)),
+                Op::NotEqual(unwanted) => format!("{name} != {}", quoted(unwanted)),
+                Op::Contains(part) => format!("{name}~={}", quoted(&regex::escape(part))),
+            }).collect();
+            selectors.join(",")
+        }).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        prop_assert_eq!(Filter::parse_all(&texts).unwrap().matches(&One(&fields)), expected, "{:?}", texts);
+    }
+
+    #[test]
+    fn any_text_is_parsed_or_refused(text in "\\PC{0,40}|[a-z=!~.,\"/|\\\\ ]{0,30}") {
+        let _ = Filter::parse_all(&[&text]);
+    }
+}
