@@ -25,6 +25,7 @@ pub use directory::DirEntry;
 
 pub(crate) use directory::{entry_type, parse_block};
 pub use inode::{InodeView, Nid};
+pub(crate) use load::Budget;
 pub(crate) use source::Source;
 use unified::UnifiedSpace;
 use xattr::LongPrefix;

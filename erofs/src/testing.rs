@@ -159,3 +159,37 @@ pub(crate) fn sample(options: crate::WriterOptions) -> (crate::Tree, Vec<u8>) {
     let (image, _) = writer.finish(&tree, [0x5A; 16]).unwrap();
     (tree, image)
 }
+
+/// A tree from paths; missing parents are made. Paths end in `/` for directories.
+pub(crate) fn tree_of(items: &[(&str, crate::Content, &[(&str, &str)])]) -> crate::Tree {
+    use crate::{Content, Inode, Tree};
+    let mut tree = Tree::new();
+    for (path, content, xattrs) in items {
+        let mut here = Tree::ROOT;
+        let names: Vec<&str> = path.split('/').filter(|name| !name.is_empty()).collect();
+        for (index, name) in names.iter().enumerate() {
+            let known = tree[here].entries().unwrap().get(name.as_bytes()).copied();
+            let child = known.unwrap_or_else(|| {
+                let last = index + 1 == names.len() && !matches!(content, Content::Directory(_));
+                let mut inode = Inode::directory();
+                if last {
+                    inode.permissions = 0o644;
+                    inode.content = content.clone();
+                }
+                tree.add(inode)
+            });
+            tree[here].entries_mut().unwrap().insert(name.as_bytes().into(), child);
+            here = child;
+        }
+        for (name, value) in *xattrs {
+            tree[here].set_xattr(name.as_bytes(), value.as_bytes());
+        }
+    }
+    tree
+}
+
+/// The image of a tree that holds all its data itself.
+pub(crate) fn image_of(tree: &crate::Tree, uuid: u8) -> Vec<u8> {
+    let writer = crate::ImageWriter::new(Vec::new(), crate::WriterOptions::default()).unwrap();
+    writer.finish(tree, [uuid; 16]).unwrap().0
+}

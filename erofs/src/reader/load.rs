@@ -7,7 +7,7 @@ use crate::format::{DataLayout, FileType};
 use crate::trail::Trail;
 use crate::{
     BlockAddress, Content, Error, ErrorKind, FileData, Image, Inode, InodeId, InodeView, Nid,
-    ReadAt, Result, Tree,
+    ReadAt, Result, Tree, Xattr,
 };
 
 /// Bytes of xattrs that a tree may hold beyond four times the image's length. Shared values may legally be
@@ -17,20 +17,29 @@ const XATTR_ALLOWANCE: u64 = 64 << 20;
 const HOLE_CHUNKS: u64 = 16;
 
 /// How much a tree may take, so that inodes which share one piece of metadata cannot multiply it.
-struct Budget {
+pub(crate) struct Budget {
     metadata: u64,
     xattrs: u64,
 }
 
 impl Budget {
-    fn metadata(&mut self, bytes: u64, position: u64) -> Result<()> {
+    /// What honest images of `length` bytes in all can need.
+    pub(crate) fn new(length: u64) -> Self {
+        let xattrs = length.saturating_mul(4).saturating_add(XATTR_ALLOWANCE);
+        Self { metadata: length, xattrs }
+    }
+
+    /// Takes bytes of directories, tails, targets or chunk tables.
+    pub(crate) fn metadata(&mut self, bytes: u64, position: u64) -> Result<()> {
         self.metadata = self.metadata.checked_sub(bytes).ok_or_else(|| {
             Error::corrupt(position, "directories, tails and tables are larger than the image")
         })?;
         Ok(())
     }
 
-    fn xattrs(&mut self, bytes: u64) -> Result<()> {
+    pub(crate) fn xattrs(&mut self, xattrs: &[Xattr]) -> Result<()> {
+        let sizes = xattrs.iter().map(|xattr| 64 + (xattr.name.len() + xattr.value.len()) as u64);
+        let bytes = sizes.sum();
         self.xattrs = self.xattrs.checked_sub(bytes).ok_or_else(|| {
             Error::new(
                 ErrorKind::TooLarge,
@@ -55,10 +64,7 @@ impl<R: ReadAt> Image<R> {
     /// Inodes of regular files with compressed data fail with [`ErrorKind::Unsupported`]; the message has
     /// the path.
     pub fn load_tree(&self) -> Result<Tree> {
-        let mut budget = Budget {
-            metadata: self.total_length(),
-            xattrs: self.total_length().saturating_mul(4).saturating_add(XATTR_ALLOWANCE),
-        };
+        let mut budget = Budget::new(self.total_length());
         let mut tree = Tree::new();
         let root = self.inode(self.root())?;
         if !root.is_dir() {
@@ -130,8 +136,7 @@ impl<R: ReadAt> Image<R> {
             }
         };
         let xattrs = self.xattrs(view)?;
-        let sizes = xattrs.iter().map(|xattr| 64 + (xattr.name.len() + xattr.value.len()) as u64);
-        budget.xattrs(sizes.sum())?;
+        budget.xattrs(&xattrs)?;
         Ok(Inode {
             permissions: view.permissions,
             uid: view.uid,
@@ -190,7 +195,7 @@ impl<R: ReadAt> Image<R> {
     }
 
     /// A flat file without blocks: the fewest chunks that cover it, all holes.
-    fn hole(&self, view: &InodeView) -> Result<FileData> {
+    pub(crate) fn hole(&self, view: &InodeView) -> Result<FileData> {
         let block_bits = self.superblock().blkszbits;
         let chunk_bits = (block_bits..=block_bits + 31)
             .find(|bits| view.size <= 1 << bits)
