@@ -110,7 +110,8 @@ impl<S: Sink> ImageWriter<S> {
         Ok(())
     }
 
-    /// Takes the next bytes of the open file; they are not copied on the way to the sink.
+    /// Takes the next bytes of the open file. Slices of 32 KiB and more go to the sink as they are;
+    /// shorter ones are collected first.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] if there are more bytes than announced or no file is open,

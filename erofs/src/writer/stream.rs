@@ -11,11 +11,16 @@ const SPARSE_TABLE_MAX: u64 = 65_536;
 pub(super) const CHUNK_BITS_OVER_BLOCK_MAX: u8 = 31;
 
 const ZEROS: [u8; 4096] = [0; 4096];
+/// Slices of at least this length go straight to the sink.
+const DIRECT: usize = 32 << 10;
+/// Shorter ones are collected up to this, so that small files and padding cost no call each.
+const COLLECTED: usize = 256 << 10;
 
 /// The sink with a position and errors that say what was being done.
 #[derive(Debug)]
 pub(super) struct Output<S: Sink> {
     sink: S,
+    collected: Vec<u8>,
     position: u64,
     reserved: u64,
     block_size: u64,
@@ -24,7 +29,13 @@ pub(super) struct Output<S: Sink> {
 impl<S: Sink> Output<S> {
     pub(super) fn new(mut sink: S, reserved: u64, block_size: BlockSize) -> Result<Self> {
         sink.reserve(reserved).map_err(|e| Error::io("cannot reserve the image's header", e))?;
-        Ok(Self { sink, position: reserved, reserved, block_size: block_size.bytes() })
+        Ok(Self {
+            sink,
+            collected: Vec::with_capacity(COLLECTED),
+            position: reserved,
+            reserved,
+            block_size: block_size.bytes(),
+        })
     }
 
     pub(super) fn position(&self) -> u64 {
@@ -32,11 +43,23 @@ impl<S: Sink> Output<S> {
     }
 
     pub(super) fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        if bytes.is_empty() {
-            return Ok(());
+        if self.collected.len() + bytes.len() > COLLECTED || bytes.len() >= DIRECT {
+            self.flush()?;
         }
-        self.sink.append(bytes).map_err(|e| Error::io("cannot write the image", e))?;
+        if bytes.len() < DIRECT {
+            self.collected.extend_from_slice(bytes);
+        } else {
+            self.sink.append(bytes).map_err(writing)?;
+        }
         self.position += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        if !self.collected.is_empty() {
+            self.sink.append(&self.collected).map_err(writing)?;
+            self.collected.clear();
+        }
         Ok(())
     }
 
@@ -77,9 +100,14 @@ impl<S: Sink> Output<S> {
 
     pub(super) fn finish(mut self, header: &[u8]) -> Result<S> {
         assert_eq!(header.len() as u64, self.reserved, "the header fills its reserved room");
+        self.flush()?;
         self.sink.write_header(header).map_err(|e| Error::io("cannot write the header", e))?;
         Ok(self.sink)
     }
+}
+
+fn writing(error: std::io::Error) -> Error {
+    Error::io("cannot write the image", error)
 }
 
 /// The file between `begin` and `end`.
