@@ -15,6 +15,9 @@ use crate::{apt_sources, program};
 /// Part of the cache's name: a change of what follows makes a new image.
 const VERSION: u32 = 1;
 
+/// Layers of the image.
+pub(crate) const LAYERS: usize = 4;
+
 const LARGE_SIZE: u64 = 192 << 20;
 const LARGE_SEED: u64 = 0x506c_7977_6f6f_6421;
 
