@@ -1,32 +1,115 @@
 //! Mounts as data, in containerd's form: describing is separate from performing.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use store::Chain;
+
+use crate::overlay::{MAX_LAYERS, OPTIONS};
+use crate::{Error, ErrorKind, Result, ScratchDirs};
 
 /// One mount in containerd's form.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
-    /// `bind`, `overlay`, …
+    /// `bind` or `overlay`.
     pub r#type: String,
     /// What is mounted; `overlay` for overlays.
     pub source: PathBuf,
-    /// Sub-path inside the root file system; nearly always empty.
+    /// Sub-path inside the root file system; always empty here.
     pub target: PathBuf,
     /// fstab style, one per element.
     pub options: Vec<String>,
 }
 
 /// The mounts of `chain` over `volumes`, the mount points of its layers in the same order (top first), and
-/// the directories of its scratch where it has one. Needs nothing but `mount(2)` to perform.
+/// `scratch`, the directories that [`crate::Registry::hold_scratch`] gives for an active snapshot. They are what
+/// containerd's overlayfs snapshotter would answer, so that any containerd can perform them with `mount(2)`.
 ///
 /// # Errors
-/// `TooManyLayers` if the options would not fit one page.
+/// `TooManyLayers` if the options would not fit the page that `mount(2)` reads, even after containerd has taken
+/// the common directory out of the lower layers' names. `Invalid` if a path is not UTF-8, or if the numbers of
+/// volumes and layers differ.
 pub fn describe(
-    chain: &crate::Chain,
+    chain: &Chain,
     volumes: &[PathBuf],
-    scratch: Option<&crate::ScratchDirs>,
-) -> crate::Result<Vec<Mount>> {
-    let _ = (chain, volumes, scratch);
-    Err(crate::Error::new(crate::ErrorKind::NotSupported, "describing is not there yet"))
+    scratch: Option<&ScratchDirs>,
+) -> Result<Vec<Mount>> {
+    if volumes.len() != chain.layers.len() || scratch.is_some() != chain.scratch.is_some() {
+        return Err(Error::new(
+            ErrorKind::Invalid,
+            format!("{} volumes do not fit {} layers", volumes.len(), chain.layers.len()),
+        ));
+    }
+    let bind = |source: &Path, access: &str| Mount {
+        r#type: "bind".to_owned(),
+        source: source.to_owned(),
+        target: PathBuf::new(),
+        options: vec!["rbind".to_owned(), access.to_owned()],
+    };
+    let mount = match (scratch, volumes) {
+        (Some(scratch), []) => bind(&scratch.upper, "rw"),
+        (None, [single]) => bind(single, "ro"),
+        (None, []) => match &chain.empty {
+            Some(empty) => bind(empty, "ro"),
+            None => return Err(Error::new(ErrorKind::Invalid, "there is nothing to mount")),
+        },
+        (scratch, volumes) => overlay(scratch, volumes)?,
+    };
+    Ok(vec![mount])
+}
+
+fn overlay(scratch: Option<&ScratchDirs>, volumes: &[PathBuf]) -> Result<Mount> {
+    let mut options = Vec::new();
+    if let Some(scratch) = scratch {
+        options.push(format!("workdir={}", escaped(&scratch.work)?));
+        options.push(format!("upperdir={}", escaped(&scratch.upper)?));
+    }
+    let lowers: Vec<String> = volumes.iter().map(|path| escaped(path)).collect::<Result<_, _>>()?;
+    options.push(format!("lowerdir={}", lowers.join(":")));
+    options.extend(OPTIONS.iter().map(|(key, value)| format!("{key}={value}")));
+    let length = options.iter().map(|option| option.len() + 1).sum::<usize>();
+    // containerd enters the layers' common directory and names them from there.
+    let spared = common_directory(volumes).map_or(0, |common| (common + 1) * volumes.len());
+    if volumes.len() > MAX_LAYERS || length - spared >= sys::OPTIONS_PAGE {
+        return Err(Error::new(
+            ErrorKind::TooManyLayers,
+            format!(
+                "{} layers need more mount options than the {} bytes that mount(2) takes; merge some of them \
+                 into one image first",
+                volumes.len(),
+                sys::OPTIONS_PAGE
+            ),
+        ));
+    }
+    Ok(Mount {
+        r#type: "overlay".to_owned(),
+        source: PathBuf::from("overlay"),
+        target: PathBuf::new(),
+        options,
+    })
+}
+
+/// Length of the directory that all `paths` lie in, if it is the same one.
+fn common_directory(paths: &[PathBuf]) -> Option<usize> {
+    let first = paths.first()?.parent()?;
+    let same = paths.iter().all(|path| path.parent() == Some(first));
+    same.then_some(first.as_os_str().len())
+}
+
+/// A path as overlayfs reads it in an option string: separators are escaped with a backslash.
+fn escaped(path: &Path) -> Result<String> {
+    let Some(text) = path.to_str() else {
+        return Err(Error::new(
+            ErrorKind::Invalid,
+            format!("{} is not UTF-8, which containerd's mounts have to be", path.display()),
+        ));
+    };
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        if matches!(character, '\\' | ':' | ',') {
+            escaped.push('\\');
+        }
+        escaped.push(character);
+    }
+    Ok(escaped)
 }

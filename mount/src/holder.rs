@@ -3,6 +3,9 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use sys::process::Process;
+
+use crate::{Error, Result};
 
 /// The sort of thing that holds volumes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -26,15 +29,6 @@ impl fmt::Display for HolderKind {
     }
 }
 
-/// A process that can be told from a later one of the same number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Process {
-    /// Process id.
-    pub pid: u32,
-    /// Start time in clock ticks since boot, from `/proc/PID/stat`.
-    pub start: u64,
-}
-
 /// Who keeps volumes mounted: a name within a kind, and the process whose death ends the holding.
 ///
 /// Two holders of the same kind and name are the same holder.
@@ -45,7 +39,7 @@ pub struct Holder {
     /// Its name: a snapshot key, a container name, a directory.
     pub name: String,
     /// The process that must live for the holding to last; `None`: until released.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "process_text")]
     pub process: Option<Process>,
 }
 
@@ -60,6 +54,41 @@ impl Holder {
     pub fn with_process(mut self, process: Process) -> Self {
         self.process = Some(process);
         self
+    }
+}
+
+impl Holder {
+    /// Whether the process that the holding depends on still lives; a holder without one does.
+    ///
+    /// # Errors
+    /// Those of looking at `/proc`.
+    pub fn is_alive(&self) -> Result<bool> {
+        self.process.map_or(Ok(true), |process| {
+            process.is_alive().map_err(|error| Error::sys(format!("cannot look for {self}"), error))
+        })
+    }
+}
+
+/// `PID:START`.
+mod process_text {
+    use serde::{Deserialize, Deserializer, Serializer};
+    use sys::process::Process;
+
+    pub(super) fn serialize<S: Serializer>(
+        process: &Option<Process>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match process {
+            Some(process) => serializer.collect_str(process),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        d: D,
+    ) -> Result<Option<Process>, D::Error> {
+        let text = Option::<String>::deserialize(d)?;
+        text.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
     }
 }
 

@@ -1,138 +1,300 @@
-//! The volume registry.
+//! The volume registry: what is mounted, for whom, and how it is found again after a crash.
 
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::chain::{Chain, Layer};
-use crate::{Error, ErrorKind, Holder, MountedTarget, Result, Volume, VolumeId};
+use store::{Chain, Layer, ScratchPaths};
 
-/// How a layer image gets to the kernel.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Backing {
-    /// The file itself; a loop device where the kernel answers ENOTBLK.
-    #[default]
-    Auto,
-    /// Always a loop device.
-    Loop,
-}
-
-/// How [`Registry::mount_chain`] mounts.
-#[derive(Debug, Clone, Default)]
-pub struct MountOptions {
-    /// Nothing can be written through the mount, scratch or not.
-    pub read_only: bool,
-}
-
-/// Directories of a mounted scratch.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ScratchDirs {
-    /// The overlay's upper directory.
-    pub upper: PathBuf,
-    /// The overlay's work directory.
-    pub work: PathBuf,
-}
-
-/// What [`Registry::reconcile`] did and what it left alone.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ReconcileReport {
-    /// Intended but never finished, or nobody's: unmounted and removed.
-    pub undone: Vec<String>,
-    /// In the journal, but no longer mounted: forgotten.
-    pub forgotten: Vec<String>,
-    /// Holders that are dead: released.
-    pub released: Vec<Holder>,
-    /// In use, so left as it is.
-    pub kept_busy: Vec<String>,
-}
-
-impl ReconcileReport {
-    /// Nothing was done and nothing is in the way.
-    pub fn is_clean(&self) -> bool {
-        *self == Self::default()
-    }
-}
+use crate::journal::{self, Journal};
+use crate::record::Record;
+use crate::volumes::{Volumes, Wanted};
+use crate::{
+    Backing, Error, ErrorKind, Holder, MountedTarget, Result, ScratchDirs, Volume, VolumeId,
+};
 
 /// Everything that Plywood has mounted on this host, by run directory.
+///
+/// Any number of processes and threads may have one open: the lock is held for the length of one call.
 #[derive(Debug)]
 pub struct Registry {
     run: PathBuf,
+    wait: Duration,
+    pub(crate) backing: Backing,
+    pub(crate) old_overlay: bool,
+    lock: File,
+    journal: Mutex<Journal>,
 }
 
 impl Registry {
-    /// Opens the registry of run directory `run`, making both where they are missing.
-    pub fn open(run: &Path, _wait: Duration) -> Result<Self> {
-        Ok(Self { run: run.to_owned() })
+    /// Opens the registry of run directory `run`, making what is missing. Calls wait at most `wait` for another
+    /// process that is using it.
+    ///
+    /// # Errors
+    /// What making the directories says; `NewerVersion`, `Corrupt` and `Busy` come from the first call.
+    pub fn open(run: &Path, wait: Duration) -> Result<Self> {
+        let run = std::path::absolute(run)
+            .map_err(|error| Error::io(format!("cannot find {}", run.display()), error))?;
+        let lock_path = run.join("mounts.lock");
+        let open = || {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&lock_path)
+        };
+        let lock = match open() {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                make_directory(&run, 0o755, true)?;
+                open()
+            }
+            other => other,
+        };
+        let lock =
+            lock.map_err(|error| Error::io(format!("cannot open {}", lock_path.display()), error))?;
+        // Mount points are compared with the kernel's table, which has no symbolic links.
+        let run = run
+            .canonicalize()
+            .map_err(|error| Error::io(format!("cannot find {}", run.display()), error))?;
+        let failed = |error| Error::sys("cannot open the mount registry", error);
+        let boot = sys::process::boot_id().map_err(failed)?;
+        let namespace = sys::mount_namespace().map_err(failed)?;
+        let journal = Mutex::new(Journal::new(journal::path_in(&run), boot, namespace));
+        Ok(Self { run, wait, backing: Backing::Auto, old_overlay: false, lock, journal })
     }
 
-    /// The run directory.
+    /// The run directory, absolute and without symbolic links.
     pub fn run_dir(&self) -> &Path {
         &self.run
     }
 
     /// Chooses how layer images get to the kernel.
     #[must_use]
-    pub fn with_backing(self, _backing: Backing) -> Self {
+    pub fn with_backing(mut self, backing: Backing) -> Self {
+        self.backing = backing;
+        self
+    }
+
+    /// Makes overlays as on a kernel without `lowerdir+` (before 6.5), for tests of that way.
+    #[must_use]
+    pub fn with_old_overlay(mut self) -> Self {
+        self.old_overlay = true;
         self
     }
 
     /// Mounts each of `layers` once per host for `holder`; the mount points come in the order of `layers`.
-    pub fn hold(&self, _layers: &[Layer], _holder: &Holder) -> Result<Vec<PathBuf>> {
-        Err(pending())
+    /// Holding again adds to what the holder has already.
+    ///
+    /// # Errors
+    /// `Corrupt` if a file is not the layer it should be; what the kernel says. Nothing stays mounted then that
+    /// was not before.
+    pub fn hold(&self, layers: &[Layer], holder: &Holder) -> Result<Vec<PathBuf>> {
+        let mut locked = self.locked()?;
+        let wanted: Vec<Wanted> = layers.iter().map(Wanted::layer).collect();
+        let ids = self.hold_volumes(&mut locked, &wanted, holder)?;
+        Ok(ids.iter().map(|id| self.layer_mount_point(id)).collect())
     }
 
-    /// Mounts the scratch image of `chain` for `holder` (a directory scratch is returned as it is).
-    pub fn hold_scratch(&self, _chain: &Chain, _holder: &Holder) -> Result<ScratchDirs> {
-        Err(pending())
+    /// Mounts the scratch image of `chain` for `holder`, making its file system on first use, and gives its
+    /// directories; those of a directory scratch are given as they are.
+    ///
+    /// # Errors
+    /// `NotFound` if the chain is a view; `ToolMissing` without `mkfs.ext4`; what the kernel says.
+    pub fn hold_scratch(&self, chain: &Chain, holder: &Holder) -> Result<ScratchDirs> {
+        match &chain.scratch {
+            None => Err(Error::new(ErrorKind::NotFound, "a view has no scratch")),
+            Some(ScratchPaths::Directory { upper, work }) => {
+                Ok(ScratchDirs { upper: upper.clone(), work: work.clone() })
+            }
+            Some(ScratchPaths::Image { path, size }) => {
+                let mut locked = self.locked()?;
+                let wanted = Wanted::scratch(path, *size)?;
+                let dirs = self.scratch_dirs(&wanted.id);
+                self.hold_volumes(&mut locked, &[wanted], holder)?;
+                Ok(dirs)
+            }
+        }
     }
 
-    /// Ends everything that `holder` holds; volumes without holders are unmounted and returned.
-    pub fn release(&self, _holder: &Holder) -> Result<Vec<VolumeId>> {
-        Err(pending())
+    fn hold_volumes(
+        &self,
+        locked: &mut Locked<'_>,
+        wanted: &[Wanted],
+        holder: &Holder,
+    ) -> Result<Vec<VolumeId>> {
+        let mut volumes = Volumes::new(self, &mut locked.journal);
+        volumes.ensure(wanted)?;
+        let ids: Vec<VolumeId> = wanted.iter().map(|wanted| wanted.id.clone()).collect();
+        let hold =
+            Record::Hold { holder: holder.clone(), volumes: ids.clone(), since: unix_time_now() };
+        volumes.finish(vec![hold])?;
+        sys::failpoint::hit("held");
+        locked.journal.compact()?;
+        Ok(ids)
     }
 
-    /// Volumes mounted now.
+    /// Ends everything that `holder` holds; volumes that nobody holds any more are unmounted and returned.
+    /// Targets that were mounted for it stay, with their volumes, until they are unmounted.
+    ///
+    /// # Errors
+    /// Those of the journal. A volume that is in use stays, and the next release or reconcile tries again.
+    pub fn release(&self, holder: &Holder) -> Result<Vec<VolumeId>> {
+        let mut locked = self.locked()?;
+        if !locked.journal.state().holds.contains_key(&(holder.kind, holder.name.clone())) {
+            return Ok(Vec::new());
+        }
+        let release = Record::Release { kind: holder.kind, name: holder.name.clone() };
+        locked.journal.append(vec![release])?;
+        sys::failpoint::hit("released");
+        let dropped = Volumes::new(self, &mut locked.journal).drop_unheld(Vec::new())?;
+        locked.journal.compact()?;
+        Ok(dropped)
+    }
+
+    /// Volumes mounted now, as the journal knows them.
+    ///
+    /// # Errors
+    /// Those of the journal.
     pub fn volumes(&self) -> Result<Vec<Volume>> {
-        Err(pending())
+        let locked = self.locked()?;
+        let state = locked.journal.state();
+        let volumes = state.volumes.iter().filter_map(|(id, volume)| {
+            let done = volume.done?;
+            Some(Volume {
+                id: id.clone(),
+                layer: volume.layer.clone(),
+                image: volume.image.clone(),
+                mountpoint: self.mount_point(id, volume.scratch),
+                uuid: volume.uuid,
+                loop_device: done.loop_device.map(crate::image::loop_path),
+                scratch: volume.scratch,
+                holders: state.holders(id),
+                since: time_of(done.since),
+            })
+        });
+        Ok(volumes.collect())
     }
 
-    /// Targets mounted now.
+    /// Targets mounted now, as the journal knows them.
+    ///
+    /// # Errors
+    /// Those of the journal.
     pub fn mounts(&self) -> Result<Vec<MountedTarget>> {
-        Err(pending())
+        let locked = self.locked()?;
+        let targets = locked.journal.state().targets.iter().filter(|(_, target)| target.attached);
+        let targets = targets.map(|(path, target)| MountedTarget {
+            target: path.clone(),
+            kind: target.kind,
+            holder: target.holder.clone(),
+            what: target.what.clone(),
+            volumes: target.volumes.clone(),
+            read_only: target.read_only,
+            since: time_of(target.since),
+        });
+        Ok(targets.collect())
     }
 
-    /// Mounts the root file system of `chain` at `target`.
-    pub fn mount_chain(
-        &self,
-        _chain: &Chain,
-        _target: &Path,
-        _holder: &Holder,
-        _options: &MountOptions,
-    ) -> Result<()> {
-        Err(pending())
+    pub(crate) fn layer_mount_point(&self, id: &VolumeId) -> PathBuf {
+        self.mount_point(id, false)
     }
 
-    /// Mounts one EROFS file, with its extra devices in slot order, at `target`.
-    pub fn mount_image_file(
-        &self,
-        _image: &Path,
-        _devices: &[PathBuf],
-        _target: &Path,
-        _holder: &Holder,
-    ) -> Result<()> {
-        Err(pending())
+    /// Where a volume is mounted: layers below `v`, scratch images below `s`.
+    pub(crate) fn mount_point(&self, id: &VolumeId, scratch: bool) -> PathBuf {
+        self.run.join(if scratch { "s" } else { "v" }).join(id.as_str())
     }
 
-    /// Undoes everything that was mounted at `target`; `false` if nothing was.
-    pub fn unmount(&self, _target: &Path) -> Result<bool> {
-        Err(pending())
+    pub(crate) fn scratch_dirs(&self, id: &VolumeId) -> ScratchDirs {
+        let mount_point = self.mount_point(id, true);
+        ScratchDirs {
+            upper: mount_point.join(crate::scratch::UPPER),
+            work: mount_point.join(crate::scratch::WORK),
+        }
     }
 
-    /// Brings journal, mount table and directories in line; `alive` says whether a holder still exists.
-    pub fn reconcile(&self, _alive: &dyn Fn(&Holder) -> bool) -> Result<ReconcileReport> {
-        Err(pending())
+    /// Takes the lock and takes in what others have written meanwhile.
+    pub(crate) fn locked(&self) -> Result<Locked<'_>> {
+        // A thread that panicked under the lock left at worst an intention, as a killed process does.
+        let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        self.lock_file()?;
+        let mut locked = Locked { lock: &self.lock, journal };
+        locked.journal.catch_up()?;
+        Ok(locked)
+    }
+
+    fn lock_file(&self) -> Result<()> {
+        let deadline = Instant::now() + self.wait;
+        let mut pause = Duration::from_micros(200);
+        loop {
+            match self.lock.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::Error(error)) => {
+                    return Err(Error::io("cannot lock the mount registry", error));
+                }
+                Err(TryLockError::WouldBlock) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return Err(self.busy());
+                    }
+                    std::thread::sleep(pause.min(left));
+                    pause = (pause * 2).min(Duration::from_millis(20));
+                }
+            }
+        }
+        self.sign_lock();
+        Ok(())
+    }
+
+    /// Leaves our process id in the lock file for those who wait. Only for their message, so failing to is
+    /// nothing; and not written again where it stands already, because that is all a short call would write.
+    fn sign_lock(&self) {
+        let line = format!("{:>10}\n", std::process::id());
+        let mut present = [0; 11];
+        if self.lock.read_exact_at(&mut present, 0).is_err() || present != *line.as_bytes() {
+            let _ = self.lock.write_all_at(line.as_bytes(), 0);
+        }
+    }
+
+    fn busy(&self) -> Error {
+        let mut line = [0; 11];
+        let pid = match self.lock.read_exact_at(&mut line, 0) {
+            Ok(()) => String::from_utf8_lossy(&line).trim().to_owned(),
+            Err(_) => "unknown".to_owned(),
+        };
+        Error::new(
+            ErrorKind::Busy,
+            format!("process {pid} is using the mount registry of {}", self.run.display()),
+        )
     }
 }
 
-fn pending() -> Error {
-    Error::new(ErrorKind::NotSupported, "the registry is not there yet")
+/// The registry's lock with the journal as it is now.
+#[derive(Debug)]
+pub(crate) struct Locked<'a> {
+    lock: &'a File,
+    pub(crate) journal: MutexGuard<'a, Journal>,
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        // It cannot fail on an open file; closing it would release it too.
+        let _ = self.lock.unlock();
+    }
+}
+
+/// Makes `path`; an existing directory is fine.
+pub(crate) fn make_directory(path: &Path, mode: u32, parents: bool) -> Result<()> {
+    match DirBuilder::new().mode(mode).recursive(parents).create(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) => Err(Error::io(format!("cannot make directory {}", path.display()), error)),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Nanoseconds since 1970.
+pub(crate) fn unix_time_now() -> u64 {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn time_of(nanoseconds: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_nanos(nanoseconds)
 }

@@ -2,6 +2,7 @@
 //! into the tree. A mount that was never attached dies with its descriptor, so a killed process leaves nothing.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -186,20 +187,14 @@ impl DetachedMount {
         })
     }
 
-    /// Sets exactly `attributes` on this mount (not on those below it).
+    /// Adds `attributes` to this mount (not to those below it); what it has already stays.
     ///
     /// # Errors
     /// Those of `mount_setattr(2)`, which exists since Linux 5.12.
-    pub fn set_attributes(&self, attributes: MountAttributes) -> Result<()> {
+    pub fn add_attributes(&self, attributes: MountAttributes) -> Result<()> {
+        // The access-time bits are one field, which has to be cleared to be changed.
+        let clear = if attributes.no_atime { libc::MOUNT_ATTR__ATIME } else { 0 };
         let set = u64::from(attributes.bits().bits());
-        // The access-time bits are one field: it is either left alone or cleared whole and set anew.
-        let mut clear = libc::MOUNT_ATTR_RDONLY
-            | libc::MOUNT_ATTR_NOSUID
-            | libc::MOUNT_ATTR_NODEV
-            | libc::MOUNT_ATTR_NOEXEC;
-        if attributes.no_atime {
-            clear |= libc::MOUNT_ATTR__ATIME;
-        }
         let attr =
             libc::mount_attr { attr_set: set, attr_clr: clear, propagation: 0, userns_fd: 0 };
         mount_setattr(self.fd.as_fd(), &attr).map_err(|source| {
@@ -228,6 +223,18 @@ fn mount_setattr(fd: BorrowedFd<'_>, attr: &libc::mount_attr) -> std::io::Result
         )
     };
     if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+/// Opens `path` as a mere reference (`O_PATH`), for options that take a descriptor.
+///
+/// # Errors
+/// Those of `open(2)`.
+pub fn open_path(path: &Path) -> Result<File> {
+    use rustix::fs::{Mode, OFlags};
+    match rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(fd) => Ok(File::from(fd)),
+        Err(errno) => Err(Error::new(format!("open({}, O_PATH)", path.display()), errno)),
+    }
 }
 
 /// Mounts by the old `mount(2)` with an option string, which the kernel cuts at one page.

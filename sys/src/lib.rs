@@ -12,6 +12,8 @@ mod fs_context;
 #[cfg(target_os = "linux")]
 mod loop_device;
 #[cfg(target_os = "linux")]
+mod mount_identity;
+#[cfg(target_os = "linux")]
 mod mountinfo;
 pub mod process;
 #[cfg(target_os = "linux")]
@@ -26,9 +28,12 @@ pub use error::{Error, Result};
 #[cfg(target_os = "linux")]
 pub use fs_context::{
     DetachedMount, FsContext, MountAttributes, OPTIONS_PAGE, STRING_MAX, mount_with_options,
+    open_path,
 };
 #[cfg(target_os = "linux")]
 pub use loop_device::{AttachedLoop, LoopDevice, LoopOptions, attached_loops};
+#[cfg(target_os = "linux")]
+pub use mount_identity::{MountIdentity, mount_namespace, process_in_mount_namespace};
 #[cfg(target_os = "linux")]
 pub use mountinfo::{MountEntry, MountTable};
 #[cfg(target_os = "linux")]

@@ -1,0 +1,123 @@
+//! What the journal's lines say.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Holder, HolderKind, TargetKind, VolumeId};
+
+/// First line of a journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Header {
+    /// Version of the lines below.
+    pub(crate) version: u32,
+    /// The boot in which everything below happened.
+    pub(crate) boot: String,
+    /// The mount namespace in which it was mounted.
+    pub(crate) namespace: u64,
+}
+
+/// Version of the journal's lines that this code writes.
+pub(crate) const VERSION: u32 = 1;
+
+/// Which mount it is, once it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    pub(crate) id: u64,
+    pub(crate) major: u32,
+    pub(crate) minor: u32,
+}
+
+impl From<sys::MountIdentity> for Identity {
+    fn from(identity: sys::MountIdentity) -> Self {
+        let (major, minor) = identity.device;
+        Self { id: identity.id, major, minor }
+    }
+}
+
+/// One change of state. Everything that changes the kernel or a directory is written before it is done
+/// (`Volume`, `Target`) and after (`Mounted`, `Attached`); what takes away is written after (`Gone`,
+/// `Detached`), because doing it again does no harm.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Record {
+    /// A volume is going to be mounted: its directory, its loop device and its mount may exist from here on.
+    Volume {
+        id: VolumeId,
+        /// The layer's id, or the scratch image's path lossily.
+        layer: String,
+        #[serde(with = "path_text")]
+        image: PathBuf,
+        uuid: [u8; 16],
+        scratch: bool,
+    },
+    /// It is mounted.
+    Mounted {
+        id: VolumeId,
+        identity: Identity,
+        #[serde(rename = "loop", default, skip_serializing_if = "Option::is_none")]
+        loop_device: Option<u32>,
+        since: u64,
+    },
+    /// It is not mounted any more, and its directory is gone.
+    Gone { id: VolumeId },
+    /// A mount, which exists already but nowhere in the tree, is going to be attached.
+    Target {
+        #[serde(with = "path_text")]
+        path: PathBuf,
+        identity: Identity,
+        kind: TargetKind,
+        holder: Holder,
+        what: String,
+        volumes: Vec<VolumeId>,
+        /// The upper directory, which only one overlay may have; empty if there is none.
+        #[serde(with = "path_text")]
+        upper: PathBuf,
+        read_only: bool,
+        since: u64,
+    },
+    /// It is attached.
+    Attached {
+        #[serde(with = "path_text")]
+        path: PathBuf,
+    },
+    /// Nothing of ours is attached there any more.
+    Detached {
+        #[serde(with = "path_text")]
+        path: PathBuf,
+    },
+    /// A holder holds these volumes, besides those that it holds already.
+    Hold { holder: Holder, volumes: Vec<VolumeId>, since: u64 },
+    /// A holder holds nothing any more.
+    Release { kind: HolderKind, name: String },
+}
+
+/// A path as text where it is UTF-8, else as a list of numbers.
+pub(crate) mod path_text {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    use std::path::{Path, PathBuf};
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        Text(String),
+        Bytes(Vec<u8>),
+    }
+
+    pub(crate) fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+        match path.to_str() {
+            Some(text) => serializer.serialize_str(text),
+            None => path.as_os_str().as_bytes().serialize(serializer),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<PathBuf, D::Error> {
+        Ok(match Either::deserialize(d)? {
+            Either::Text(text) => PathBuf::from(text),
+            Either::Bytes(bytes) => PathBuf::from(OsString::from_vec(bytes)),
+        })
+    }
+}
