@@ -1,6 +1,7 @@
 //! The EROFS on-disk format, uncompressed: write, read, merge, check, compare.
 
 mod check;
+mod diff;
 mod dump;
 mod error;
 pub mod format;
@@ -14,6 +15,7 @@ mod tree;
 mod writer;
 
 pub use check::{Code, Counts, Finding, Report, Severity, check};
+pub use diff::{Change, ChangeKind, Difference, Pair, diff};
 pub use dump::{Escaped, dump};
 pub use error::{Error, ErrorKind, Result};
 pub use merge::{Merged, MergedDevice, merge, merge_with_block_size};

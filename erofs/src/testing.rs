@@ -160,8 +160,11 @@ pub(crate) fn sample(options: crate::WriterOptions) -> (crate::Tree, Vec<u8>) {
     (tree, image)
 }
 
+/// A path, what it is, and its xattrs.
+pub(crate) type Item<'a> = (&'a str, crate::Content, &'a [(&'a str, &'a str)]);
+
 /// A tree from paths; missing parents are made. Paths end in `/` for directories.
-pub(crate) fn tree_of(items: &[(&str, crate::Content, &[(&str, &str)])]) -> crate::Tree {
+pub(crate) fn tree_of(items: &[Item<'_>]) -> crate::Tree {
     use crate::{Content, Inode, Tree};
     let mut tree = Tree::new();
     for (path, content, xattrs) in items {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::testing::{image_of, sample, tree_of};
+use crate::testing::{Item, image_of, sample, tree_of};
 use crate::{ImageWriter, WriterOptions, check};
 
 fn file(bytes: &[u8]) -> Content {
@@ -14,7 +14,7 @@ fn whiteout() -> Content {
     Content::CharDevice(DeviceNumber::WHITEOUT)
 }
 
-type Items<'a> = &'a [(&'a str, Content, &'a [(&'a str, &'a str)])];
+type Items<'a> = &'a [Item<'a>];
 
 fn merged(layers: &[Items<'_>]) -> Result<Merged> {
     let images: Vec<_> = layers
@@ -182,7 +182,7 @@ fn a_merged_image_reads_the_layers_data_at_both_block_sizes() {
 fn large_blocks_cannot_refer_to_small_ones() {
     let options = WriterOptions { block_size: BlockSize::B512, ..WriterOptions::default() };
     let (_, layer) = sample(options);
-    let error = written(&[layer.clone()], BlockSize::B4096).unwrap_err();
+    let error = written(std::slice::from_ref(&layer), BlockSize::B4096).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
     let image = Image::open(layer).unwrap();
     assert_eq!(merge(&[&image]).unwrap().block_size, BlockSize::B512);
