@@ -11,6 +11,7 @@
 //! | sockets | kept |
 
 use std::collections::HashMap;
+use std::ffi::CString;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -25,6 +26,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::image_file::ImageFile;
 use crate::layer_tree::{count_names, device_number, empty_file, symlink};
 use crate::overlay;
+use crate::path::PATH_MAX;
 use crate::progress::Cancel;
 
 /// What was made of a directory.
@@ -70,7 +72,7 @@ pub fn write_directory_image(
     let status = top.status(b"").map_err(reading)?;
     let root = walk.inode(&top, b"", &status, Content::Directory(Default::default()))?;
     walk.tree[Tree::ROOT] = root;
-    walk.directory(&top, Tree::ROOT, &mut Vec::new())?;
+    walk.below(top)?;
 
     let entries = count_names(&walk.tree);
     let (image_file, summary) = walk
@@ -94,29 +96,54 @@ struct Walk<'f> {
     cancel: &'f Cancel,
 }
 
+/// A directory on the way down: which names are still to come.
+struct OpenDirectory {
+    directory: Directory,
+    id: InodeId,
+    /// From the top, without a slash at either end.
+    path: Vec<u8>,
+    names: std::vec::IntoIter<CString>,
+}
+
 impl Walk<'_> {
-    /// Takes what is in a directory, in the order of the names. `path` is that of the directory.
-    fn directory(&mut self, dir: &Directory, id: InodeId, path: &mut Vec<u8>) -> Result<()> {
-        let reading = |error| Error::sys("cannot read a directory", error);
-        for name in dir.names().map_err(|error| reading(error).path(path))? {
+    /// Takes what is below the top, in the order of the names. Not recursive: who writes in the directory
+    /// decides how deep it is.
+    fn below(&mut self, top: Directory) -> Result<()> {
+        let mut open = vec![self.open(top, Tree::ROOT, Vec::new())?];
+        while let Some(dir) = open.last_mut() {
             self.cancel.check()?;
-            let name = name.to_bytes();
-            let length = path.len();
-            path.push(b'/');
-            path.extend_from_slice(name);
-            self.name(dir, id, name, path).map_err(|error| error.path(&path[1..]))?;
-            path.truncate(length);
+            let Some(name) = dir.names.next() else {
+                open.pop();
+                continue;
+            };
+            let path = match dir.path.as_slice() {
+                [] => name.to_bytes().to_vec(),
+                parent => [parent, b"/", name.to_bytes()].concat(),
+            };
+            if path.len() > PATH_MAX {
+                let message = format!("a path of over {PATH_MAX} bytes");
+                return Err(Error::new(ErrorKind::TooLarge, message).path(&path[..64]));
+            }
+            let below = self.name(dir, name.to_bytes()).map_err(|error| error.path(&path))?;
+            if let Some((directory, id)) = below {
+                open.push(self.open(directory, id, path)?);
+            }
         }
         Ok(())
     }
 
-    fn name(
-        &mut self,
-        dir: &Directory,
-        parent: InodeId,
-        name: &[u8],
-        path: &mut Vec<u8>,
-    ) -> Result<()> {
+    fn open(&self, directory: Directory, id: InodeId, path: Vec<u8>) -> Result<OpenDirectory> {
+        let names = directory
+            .names()
+            .map_err(|error| Error::sys("cannot read a directory", error).path(&path))?
+            .into_iter();
+        Ok(OpenDirectory { directory, id, path, names })
+    }
+
+    /// Takes what a name is; a directory is returned, to be gone through.
+    fn name(&mut self, dir: &OpenDirectory, name: &[u8]) -> Result<Option<(Directory, InodeId)>> {
+        let OpenDirectory { directory: dir, id: parent, .. } = dir;
+        let parent = *parent;
         let reading = |error| Error::sys("cannot read an entry", error);
         let status = dir.status(name).map_err(reading)?;
         let is_directory = file_type(&status) == file_type_bits::DIRECTORY;
@@ -124,7 +151,8 @@ impl Walk<'_> {
             && status.links > 1
             && let Some(&id) = self.linked.get(&status.identity)
         {
-            return self.set(parent, name, id);
+            self.set(parent, name, id);
+            return Ok(None);
         }
         let (major, minor) = status.device_number;
         let content = match file_type(&status) {
@@ -134,7 +162,8 @@ impl Walk<'_> {
             file_type_bits::CHAR_DEVICE if (major, minor) == (0, 0) => {
                 let whiteout = self.tree.add(overlay::whiteout());
                 self.tree[parent].set_xattr(overlay::ORIGIN, b"");
-                return self.set(parent, name, whiteout);
+                self.set(parent, name, whiteout);
+                return Ok(None);
             }
             file_type_bits::CHAR_DEVICE => {
                 Content::CharDevice(device_number(major.into(), minor.into())?)
@@ -153,22 +182,20 @@ impl Walk<'_> {
         };
         let inode = self.inode(dir, name, &status, content)?;
         let id = self.tree.add(inode);
-        self.set(parent, name, id)?;
+        self.set(parent, name, id);
         if is_directory {
-            let child = dir.open_directory(name).map_err(reading)?;
-            return self.directory(&child, id, path);
+            return Ok(Some((dir.open_directory(name).map_err(reading)?, id)));
         }
         if status.links > 1 {
             self.linked.insert(status.identity, id);
         }
-        Ok(())
+        Ok(None)
     }
 
-    fn set(&mut self, parent: InodeId, name: &[u8], id: InodeId) -> Result<()> {
+    fn set(&mut self, parent: InodeId, name: &[u8], id: InodeId) {
         if let Some(entries) = self.tree[parent].entries_mut() {
             entries.insert(name.into(), id);
         }
-        Ok(())
     }
 
     fn inode(

@@ -49,11 +49,6 @@ pub(crate) fn whiteout() -> Inode {
     }
 }
 
-/// Whether overlayfs hides what is below this directory.
-pub(crate) fn is_opaque(inode: &Inode) -> bool {
-    inode.xattr(OPAQUE) == Some(b"y")
-}
-
 /// What a layer image keeps of the xattrs that a tar gives an entry.
 ///
 /// Names outside the namespaces that a Linux file system has (macOS's `com.apple.…` for one) cannot be set on

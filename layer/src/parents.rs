@@ -1,6 +1,5 @@
 //! The layers below, asked only when a hard link names a file that its own layer lacks.
 
-use std::io::Read;
 use std::sync::Arc;
 
 use erofs::format::FileType;
@@ -147,34 +146,4 @@ pub(crate) fn data_segments<R: ReadAt>(
         }
     }
     Ok(segments)
-}
-
-/// A reader of exactly `length` bytes of a file from `offset`.
-pub(crate) fn segment_reader<'i, R: ReadAt>(
-    image: &'i Image<R>,
-    inode: &'i InodeView,
-    offset: u64,
-    length: u64,
-) -> impl Read + 'i {
-    SegmentReader { image, inode, offset, left: length }
-}
-
-struct SegmentReader<'i, R> {
-    image: &'i Image<R>,
-    inode: &'i InodeView,
-    offset: u64,
-    left: u64,
-}
-
-impl<R: ReadAt> Read for SegmentReader<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let length = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
-        let read = self
-            .image
-            .read_at(self.inode, &mut buffer[..length], self.offset)
-            .map_err(std::io::Error::other)?;
-        self.offset += read as u64;
-        self.left -= read as u64;
-        Ok(read)
-    }
 }

@@ -3,7 +3,7 @@
 use crate::error::{Error, ErrorKind, Result};
 
 /// Longest path that a Linux host can name (`PATH_MAX` with its NUL). Also bounds the depth of a tree.
-const PATH_MAX: usize = 4095;
+pub(crate) const PATH_MAX: usize = 4095;
 
 /// The components of a path, seen from the root: a leading slash, `.` and empty components mean nothing, and
 /// the root itself has none. `..` is refused, since no honest layer has it.

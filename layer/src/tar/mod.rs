@@ -13,5 +13,7 @@
 mod header;
 mod pax;
 mod reader;
+mod writer;
 
 pub(crate) use reader::{End, Entry, EntryKind, Reader};
+pub(crate) use writer::Writer;
