@@ -53,7 +53,7 @@ impl<'t> XattrPlan<'t> {
             }
             plan.prefixes = LongPrefixes::choose(&names);
         }
-        for xattr in all() {
+        for xattr in census.order.iter().flat_map(|&id| by_name(&tree[id].xattrs)) {
             let pair: Pair<'t> = (&xattr.name, &xattr.value);
             if uses[&pair] > SHARED_ABOVE && !plan.shared.contains_key(&pair) {
                 let id = u32::try_from(plan.table.len() / 4).expect("less than 16 GiB of xattrs");
@@ -117,7 +117,7 @@ impl<'t> XattrPlan<'t> {
     /// Hands out attributes in the order of their names, each as shared or inline.
     fn split<'x>(&self, xattrs: &'x [Xattr], mut take: impl FnMut(Item<'x>)) {
         let mut shared_count = 0;
-        let mut one = |xattr: &'x Xattr| {
+        for xattr in by_name(xattrs) {
             let pair: Pair<'_> = (&xattr.name, &xattr.value);
             match self.shared.get(&pair) {
                 Some(&id) if shared_count < SHARED_PER_INODE => {
@@ -126,15 +126,16 @@ impl<'t> XattrPlan<'t> {
                 }
                 _ => take(Item::Inline(xattr)),
             }
-        };
-        if xattrs.is_sorted_by(|a, b| a.name <= b.name) {
-            xattrs.iter().for_each(&mut one);
-        } else {
-            let mut sorted: Vec<_> = xattrs.iter().collect();
-            sorted.sort_unstable_by_key(|xattr| &xattr.name);
-            sorted.into_iter().for_each(one);
         }
     }
+}
+
+/// Attributes in the order of their names, which is the order of everything stored: the order in memory
+/// must not show in an image.
+fn by_name(xattrs: &[Xattr]) -> Vec<&Xattr> {
+    let mut sorted: Vec<_> = xattrs.iter().collect();
+    sorted.sort_unstable_by_key(|xattr| &xattr.name);
+    sorted
 }
 
 enum Item<'x> {

@@ -342,7 +342,14 @@ fn xattrs() -> impl Strategy<Value = BTreeMap<Vec<u8>, Vec<u8>>> {
         2 => vec(any::<u8>(), 0..40),
         1 => (0..6000u64).prop_map(|length| noise(length, length)),
     ];
-    prop_oneof![2 => Just(BTreeMap::new()), 1 => btree_map(name, value, 1..5)]
+    let some = btree_map(name, value, 1..5).prop_map(|mut xattrs| {
+        // Other values mean something else to overlayfs, or nothing.
+        if let Some(value) = xattrs.get_mut(&b"trusted.overlay.opaque"[..]) {
+            *value = b"y".to_vec();
+        }
+        xattrs
+    });
+    prop_oneof![2 => Just(BTreeMap::new()), 1 => some]
 }
 
 fn kind(devices: bool) -> impl Strategy<Value = Kind> {
