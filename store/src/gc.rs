@@ -62,8 +62,13 @@ impl Store {
             let _alone = self.exclusively();
             let mut write = self.write()?;
             let garbage = self.garbage(&write, in_use)?;
-            for snapshot in &garbage.snapshots {
-                let parent = parent_number(&write, snapshot)?;
+            // All numbers before the first deletion: a parent may go before its child.
+            let numbers: Vec<Option<u64>> = garbage
+                .snapshots
+                .iter()
+                .map(|snapshot| parent_number(&write, snapshot))
+                .collect::<Result<_>>()?;
+            for (snapshot, parent) in garbage.snapshots.iter().zip(numbers) {
                 write.delete_snapshot(snapshot, parent)?;
             }
             for id in &garbage.layers {
