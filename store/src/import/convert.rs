@@ -127,7 +127,8 @@ impl Work<'_> {
         let node = &self.plan.nodes[index];
         if let Some(twin) = node.twin {
             let twin = self.wait(twin)?;
-            if !twin.image.as_ref().is_some_and(|image| image.used_parents) {
+            // An image that took something from its parents is right on its own chain only.
+            if node.diff_id.is_some_and(|diff_id| twin.existing.id == LayerId::of_diff(&diff_id)) {
                 self.progress.report(&Event::LayerReused { layer: index });
                 return Ok(Layer { reused: true, elapsed: Duration::ZERO, ..twin });
             }
