@@ -86,7 +86,7 @@ impl Registry {
             self.combine(chain, &lowers, scratch.as_ref(), options).map(|(mount, kind)| Ready {
                 mount,
                 kind,
-                what: shown(&chain.snapshot.key),
+                what: chain.snapshot.name(),
                 volumes: wanted.iter().map(|wanted| wanted.id.clone()).collect(),
                 upper: scratch.map(|scratch| scratch.upper).unwrap_or_default(),
                 read_only: options.read_only || chain.scratch.is_none(),
@@ -284,9 +284,4 @@ fn directory(target: &Path) -> Result<PathBuf> {
         ));
     }
     Ok(path)
-}
-
-/// A key as text: what is not printable UTF-8 is escaped.
-fn shown(key: &[u8]) -> String {
-    String::from_utf8_lossy(key).into_owned()
 }

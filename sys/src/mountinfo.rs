@@ -1,6 +1,7 @@
 //! The mount table of the own mount namespace, from `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -97,15 +98,31 @@ impl MountTable {
         here.max_by_key(|entry| depths.get(&entry.id).copied().unwrap_or(0))
     }
 
-    /// Mounts at or below `path`, in an order in which they can be unmounted: deepest in the tree first.
+    /// Mounts at or below `path`, in an order in which they can be unmounted: each after those that are mounted
+    /// on it, and what covers another one before that.
     pub fn tree(&self, path: &Path) -> Vec<&MountEntry> {
-        let depths = self.depths();
-        let mut found: Vec<&MountEntry> =
-            self.entries.iter().filter(|entry| entry.mount_point.starts_with(path)).collect();
-        found.sort_by_key(|entry| {
-            std::cmp::Reverse((depths.get(&entry.id).copied().unwrap_or(0), entry.id))
-        });
-        found
+        let inside = |entry: &&MountEntry| entry.mount_point.starts_with(path);
+        let ids: HashSet<u64> = self.entries.iter().filter(inside).map(|entry| entry.id).collect();
+        let mut children: HashMap<Option<u64>, Vec<&MountEntry>> = HashMap::new();
+        for entry in self.entries.iter().filter(inside) {
+            let parent = Some(entry.parent).filter(|id| ids.contains(id) && *id != entry.id);
+            children.entry(parent).or_default().push(entry);
+        }
+        // Of two mounts on the same one, that with the shorter path can only have come later, because it covers
+        // the other; of equal ones the newer goes first. The list is made in the opposite order and turned.
+        let mut reversed = Vec::with_capacity(ids.len());
+        let mut pending = vec![None];
+        while let Some(next) = pending.pop() {
+            let parent = next.map(|entry: &MountEntry| {
+                reversed.push(entry);
+                entry.id
+            });
+            let Some(mut group) = children.remove(&parent) else { continue };
+            group.sort_by_key(|entry| (entry.mount_point.as_os_str().len(), Reverse(entry.id)));
+            pending.extend(group.into_iter().map(Some));
+        }
+        reversed.reverse();
+        reversed
     }
 
     /// Mounts of the superblock with this device number.
@@ -241,11 +258,11 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_is_listed_leaves_first_whatever_the_ids() {
+    fn a_tree_is_listed_so_that_it_can_be_unmounted() {
         let table = MountTable::parse(TABLE).unwrap();
         let ids: Vec<u64> =
             table.tree(Path::new("/tmp/m x")).iter().map(|entry| entry.id).collect();
-        assert_eq!(ids, [64, 67, 66, 65]);
+        assert_eq!(ids, [67, 64, 66, 65]);
         assert_eq!(table.tree(Path::new("/tmp/m")), Vec::<&MountEntry>::new());
         assert_eq!(table.by_device((0, 41)).count(), 1);
     }
