@@ -14,6 +14,7 @@ mod docker;
 mod document;
 mod headers;
 mod input;
+mod layout;
 mod oci;
 mod platform;
 mod storage;
@@ -26,6 +27,7 @@ use std::path::Path;
 
 pub use compose::{bare_config, plain_manifest, rebuilt_config, stacked_config};
 pub use document::Document;
+pub use layout::{LayoutImage, WrittenLayer, WrittenLayout, write_layout};
 pub use platform::Platform;
 pub use storage::LayerReader;
 

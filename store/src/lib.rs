@@ -15,6 +15,7 @@
 mod commit;
 mod db;
 mod error;
+mod export;
 mod filter;
 mod fsck;
 mod gc;
@@ -32,6 +33,7 @@ mod sweep;
 pub use commit::CommitOptions;
 pub use db::SCHEMA;
 pub use error::{Error, ErrorKind, Result};
+pub use export::Export;
 pub use fsck::{Finding, FsckOptions, FsckReport, Severity};
 pub use gc::{GcItem, GcObject, GcOptions};
 pub use images::{BLOB_LIMIT, ImageRecord};

@@ -18,9 +18,9 @@ const MAX_DEPTH: usize = 8;
 /// Most manifests of one archive.
 const MAX_MANIFESTS: usize = 100_000;
 /// The full name of an image (containerd, BuildKit, Docker since 25).
-const IMAGE_NAME: &str = "io.containerd.image.name";
+pub(super) const IMAGE_NAME: &str = "io.containerd.image.name";
 /// OCI's: a name, or by old habit only a tag.
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
+pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 pub(super) fn images(storage: &Storage, wanted: &Platform) -> Result<Vec<ArchiveImage>> {
     if let Some(bytes) = storage.read("oci-layout", MAX_DOCUMENT)? {
