@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use layer::Cancel;
+
 use crate::db::Records;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::layers::{LayerId, LayerRecord};
 use crate::snapshot::{Kind, Labels, Scratch, Snapshot, Timestamp, shown};
 use crate::snapshots::{cleaned, existing, parent_number};
@@ -19,6 +21,8 @@ pub struct CommitOptions {
     pub parent: Option<Vec<u8>>,
     /// Where the upper directory of a scratch image is mounted; needed for those and wrong for others.
     pub upper: Option<PathBuf>,
+    /// Stops the conversion.
+    pub cancel: Cancel,
 }
 
 const IMAGE: &str = "layer.erofs";
@@ -57,7 +61,7 @@ impl Store {
         };
 
         let staging = Staging::new(self.root())?;
-        let (id, record) = match convert(&upper, &staging) {
+        let (id, record) = match convert(&upper, &staging, &options.cancel) {
             Ok(converted) => converted,
             // Removed or committed by another thread meanwhile: say that, not that a file is missing.
             Err(error) => {
@@ -149,9 +153,11 @@ fn committable(
         }
         _ => {}
     }
-    let parent = records.snapshot(wanted)?.ok_or_else(|| {
-        Error::not_found(format!("parent snapshot {} does not exist", shown(wanted)))
-    })?;
+    // The key is gone once the commit is done, so it cannot be its own parent.
+    let parent =
+        records.snapshot(wanted)?.filter(|parent| parent.id != active.id).ok_or_else(|| {
+            Error::not_found(format!("parent snapshot {} does not exist", shown(wanted)))
+        })?;
     if parent.kind != Kind::Committed {
         return Err(Error::precondition(format!(
             "parent snapshot {} is {}, not committed",
@@ -168,10 +174,20 @@ fn committable(
 }
 
 /// Writes the upper directory as a layer image into `staging`.
-fn convert(upper: &Path, staging: &Staging) -> Result<(LayerId, LayerRecord)> {
-    let _ = (upper, staging.create(IMAGE)?);
-    Err(Error::new(
-        ErrorKind::Unsupported,
-        "turning a directory into a layer image is not there yet",
-    ))
+fn convert(upper: &Path, staging: &Staging, cancel: &Cancel) -> Result<(LayerId, LayerRecord)> {
+    let output = staging.create(IMAGE)?;
+    let image = layer::write_directory_image(upper, &output, cancel).map_err(|source| {
+        Error::layer(format!("turning {} into a layer image", upper.display()), source)
+    })?;
+    let id = LayerId::of_commit(&image.checksum);
+    let record = LayerRecord {
+        diff_id: None,
+        image_size: image.image_size,
+        checksum: image.checksum,
+        uuid: image.uuid,
+        tar_size: 0,
+        entries: image.entries,
+        created: Timestamp::now(),
+    };
+    Ok((id, record))
 }

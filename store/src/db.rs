@@ -52,6 +52,10 @@ impl std::fmt::Debug for Inner {
 fn failed(doing: impl Into<String>, source: impl Into<redb::Error>) -> Error {
     let doing = doing.into();
     match source.into() {
+        // What redb says of a file that is no database.
+        redb::Error::Io(source) if source.kind() == std::io::ErrorKind::InvalidData => {
+            Error::caused(ErrorKind::Corrupt, doing, source)
+        }
         redb::Error::Io(source) => Error::io(doing, source),
         redb::Error::DatabaseAlreadyOpen => {
             Error::new(ErrorKind::Busy, format!("{doing}: another process has it open"))
@@ -202,6 +206,9 @@ pub(crate) struct Write {
 /// Entries of a table: key and value.
 type Entries = Vec<(Vec<u8>, Vec<u8>)>;
 
+/// Keys with what their records say, or why one cannot be read.
+type Each<V> = Vec<(Vec<u8>, Result<V>)>;
+
 /// What can be read in either kind of transaction.
 pub(crate) trait Records {
     fn get_bytes(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>>;
@@ -234,7 +241,7 @@ pub(crate) trait Records {
     }
 
     /// All snapshots, an unreadable record being an error of its own.
-    fn snapshots_one_by_one(&self) -> Result<Vec<(Vec<u8>, Result<Snapshot>)>> {
+    fn snapshots_one_by_one(&self) -> Result<Each<Snapshot>> {
         let decoded = self.scan(SNAPSHOTS, b"", usize::MAX)?.into_iter().map(|(key, bytes)| {
             let snapshot = decode::<Snapshot>(SNAPSHOTS, &key, &bytes);
             (key.clone(), snapshot.map(|snapshot| Snapshot { key, ..snapshot }))
@@ -267,7 +274,7 @@ pub(crate) trait Records {
         self.layers_one_by_one()?.into_iter().map(|(_, layer)| layer).collect()
     }
 
-    fn layers_one_by_one(&self) -> Result<Vec<(Vec<u8>, Result<(LayerId, LayerRecord)>)>> {
+    fn layers_one_by_one(&self) -> Result<Each<(LayerId, LayerRecord)>> {
         let decoded = self.scan(LAYERS, b"", usize::MAX)?.into_iter().map(|(key, bytes)| {
             let id = std::str::from_utf8(&key).ok().and_then(|text| text.parse().ok());
             let layer = match id {
@@ -289,7 +296,7 @@ pub(crate) trait Records {
         self.images_one_by_one()?.into_iter().map(|(_, image)| image).collect()
     }
 
-    fn images_one_by_one(&self) -> Result<Vec<(Vec<u8>, Result<ImageRecord>)>> {
+    fn images_one_by_one(&self) -> Result<Each<ImageRecord>> {
         let decoded = self.scan(IMAGES, b"", usize::MAX)?.into_iter();
         Ok(decoded
             .map(|(key, bytes)| {

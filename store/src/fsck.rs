@@ -368,6 +368,10 @@ impl Store {
                         ),
                     ));
                 }
+                // Not even a superblock that tells the header's length.
+                Err(error) if error.kind() == layer::ErrorKind::Corrupt => {
+                    return Some(("layer-checksum", reason(&error)));
+                }
                 Err(error) => return Some(unreadable(&error)),
             }
         }

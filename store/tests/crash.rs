@@ -1,0 +1,332 @@
+//! A child process is killed at every failpoint of an operation; then the store is opened again and must be as it
+//! was before or as it is after, with nothing left over, and the operation must work when tried again.
+
+#![allow(clippy::unwrap_used, reason = "in a test")]
+
+mod fixture;
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::Command;
+
+use fixture::{Fixture, add_image, add_layer, commit, committed, open, prepare, tree, upper, view};
+use store::{FsckOptions, GcOptions, Kind, Labels, LayerId, Scratch, Store};
+
+/// What the child does, and the failpoints on its way.
+struct Case {
+    name: &'static str,
+    act: fn(&Store),
+    points: &'static [&'static str],
+}
+
+const CASES: &[Case] = &[
+    Case {
+        name: "prepare",
+        act: |store| drop(prepare(store, "new", "base").unwrap()),
+        points: &["prepare-half", "prepare-renamed", "commit-metadata", "prepare-done"],
+    },
+    Case {
+        name: "prepare-image",
+        act: |store| {
+            store
+                .prepare(b"new", Some(b"base"), Labels::new(), Scratch::Image { size: 8 << 20 })
+                .unwrap();
+        },
+        points: &["prepare-renamed", "commit-metadata", "prepare-done"],
+    },
+    Case {
+        name: "view",
+        act: |store| drop(view(store, "new", "").unwrap()),
+        points: &["prepare-half", "prepare-renamed", "commit-metadata", "prepare-done"],
+    },
+    Case {
+        name: "commit",
+        act: |store| drop(commit(store, "new", "active").unwrap()),
+        points: &[
+            "commit-converted",
+            "layer-synced",
+            "layer-renamed",
+            "layer-directory-synced",
+            "commit-metadata",
+            "commit-done",
+            "buried",
+        ],
+    },
+    Case {
+        name: "remove",
+        act: |store| store.remove(b"active").unwrap(),
+        points: &["commit-metadata", "remove-committed", "buried"],
+    },
+    Case {
+        name: "add-layer",
+        act: |store| drop(add_layer(store, b"new layer")),
+        points: &[
+            "layer-synced",
+            "layer-renamed",
+            "layer-directory-synced",
+            "commit-metadata",
+            "add-layer-done",
+        ],
+    },
+    Case {
+        name: "gc",
+        act: |store| drop(store.gc(GcOptions::default(), &|_| false).unwrap()),
+        points: &["commit-metadata", "gc-committed", "gc-removed"],
+    },
+];
+
+const CHILD: &str = "PLYWOOD_TEST_CRASH_CASE";
+const ROOT: &str = "PLYWOOD_TEST_CRASH_ROOT";
+
+/// A store with `base` (committed), `active` on it with content, and an image whose name is gone, for gc.
+fn populated() -> Fixture {
+    let fixture = Fixture::new();
+    committed(&fixture.store, "base", "");
+    let active = prepare(&fixture.store, "active", "base").unwrap();
+    std::fs::write(upper(&fixture.store, &active).join("file"), "content").unwrap();
+    add_image(&fixture.store, "example.org/old:1", &["one", "two"]);
+    fixture.store.remove_image("example.org/old:1").unwrap();
+    fixture
+}
+
+/// Everything that matters, without numbers and times.
+fn state(store: &Store) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for snapshot in store.list(&[]).unwrap() {
+        let parent = snapshot.parent.as_deref().map(String::from_utf8_lossy);
+        lines.push(format!(
+            "{} {} {parent:?} {:?}",
+            snapshot.kind,
+            snapshot.name(),
+            snapshot.layer
+        ));
+        if snapshot.kind != Kind::Committed {
+            let mut files = tree(&store.root().join("snapshots").join(snapshot.id.to_string()));
+            files.retain(|file| !file.is_empty());
+            lines.push(format!("  {files:?}"));
+        }
+    }
+    lines.extend(
+        store.layers().unwrap().iter().map(|layer| format!("{} {}", layer.id, layer.path.exists())),
+    );
+    lines.extend(store.images().unwrap().iter().map(|image| image.reference.clone()));
+    lines
+}
+
+/// The child: not a test of its own, only started by the one below.
+#[test]
+#[ignore = "the part of the child process, started by the test of the crashes"]
+fn child() {
+    let case = std::env::var(CHILD).expect("started by the test of the crashes");
+    let root = std::env::var_os(ROOT).expect("started by the test of the crashes");
+    let case = CASES.iter().find(|known| known.name == case).expect("a known case");
+    (case.act)(&open(Path::new(&root)).unwrap());
+}
+
+/// Runs a case in a child; whether it was killed.
+fn killed(case: &Case, root: &Path, point: &str) -> bool {
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child", "--ignored", "--test-threads=1"])
+        .env(CHILD, case.name)
+        .env(ROOT, root)
+        .env("PLYWOOD_FAILPOINT", point)
+        .output()
+        .unwrap();
+    match (status.status.signal(), status.status.success()) {
+        (Some(_), _) => true,
+        (None, true) => false,
+        (None, false) => panic!("{}: {}", case.name, String::from_utf8_lossy(&status.stdout)),
+    }
+}
+
+#[test]
+fn a_kill_at_any_failpoint_leaves_before_or_after() {
+    for case in CASES {
+        let reference = populated();
+        let before = state(&reference.store);
+        let Fixture { directory, store } = reference;
+        drop(store);
+        let root = directory.path().join("root");
+        assert!(!killed(case, &root, "no-such-point"));
+        let store = open(&root).unwrap();
+        assert!(
+            store.swept().is_empty(),
+            "{}: an undisturbed run leaves nothing over: {:?}",
+            case.name,
+            store.swept()
+        );
+        let after = state(&store);
+        assert_ne!(before, after, "{}: the case does something", case.name);
+        drop(store);
+
+        for point in case.points {
+            for count in 1..20 {
+                let what = format!("{} killed at {point}:{count}", case.name);
+                let Fixture { directory, store } = populated();
+                let numbers: Vec<u64> =
+                    store.list(&[]).unwrap().iter().map(|snapshot| snapshot.id).collect();
+                drop(store);
+                let root = directory.path().join("root");
+                if !killed(case, &root, &format!("{point}:{count}")) {
+                    assert!(count > 1, "{what}: the point is never passed");
+                    break;
+                }
+                recovered(&what, &root, &before, &after, &numbers);
+                let mut store = open(&root).unwrap();
+                if comparable(&state(&store)) == comparable(&before) {
+                    (case.act)(&store);
+                }
+                assert_eq!(
+                    comparable(&state(&store)),
+                    comparable(&after),
+                    "{what}, then tried again"
+                );
+                assert!(
+                    store
+                        .fsck(FsckOptions { deep: true, ..FsckOptions::default() })
+                        .unwrap()
+                        .is_clean(),
+                    "{what}"
+                );
+            }
+        }
+    }
+}
+
+/// States of two runs differ in the layers that hold times of the run: their ids stand for each other.
+fn comparable(state: &[String]) -> Vec<String> {
+    let mut known: Vec<String> = Vec::new();
+    let mut replace = |word: &str| {
+        let Some(start) = word.find("commit:") else { return word.to_owned() };
+        let id: String = word[start..].chars().take(71).collect();
+        let number = known.iter().position(|other| *other == id).unwrap_or_else(|| {
+            known.push(id.clone());
+            known.len() - 1
+        });
+        word.replace(&id, &format!("commit-{number}"))
+    };
+    let mut lines: Vec<String> = state
+        .iter()
+        .map(|line| line.split(' ').map(&mut replace).collect::<Vec<_>>().join(" "))
+        .collect();
+    lines.sort();
+    lines
+}
+
+fn recovered(what: &str, root: &Path, before: &[String], after: &[String], numbers: &[u64]) {
+    let mut store = open(root).unwrap();
+    assert!(store.swept().kept.is_empty(), "{what}: {:?}", store.swept());
+    assert!(
+        store.swept().restored.is_empty(),
+        "{what}: nothing is lost by a kill: {:?}",
+        store.swept()
+    );
+    let now = comparable(&state(&store));
+    assert!(
+        now == comparable(before) || now == comparable(after),
+        "{what}: neither before nor after:\n{now:#?}\nbefore:\n{before:#?}\nafter:\n{after:#?}"
+    );
+    let report = store.fsck(FsckOptions { deep: true, ..FsckOptions::default() }).unwrap();
+    assert!(report.findings.is_empty(), "{what}: {:?}", report.findings);
+    let left: Vec<String> = tree(root)
+        .into_iter()
+        .filter(|path| path.starts_with("rm-") || path.starts_with("staging/"))
+        .collect();
+    assert_eq!(left, Vec::<String>::new(), "{what}: leftovers");
+    let probe = prepare(&store, "probe", "").unwrap().id;
+    let given: Vec<u64> = store
+        .list(&[])
+        .unwrap()
+        .iter()
+        .map(|snapshot| snapshot.id)
+        .filter(|id| *id != probe)
+        .collect();
+    assert!(
+        given.iter().chain(numbers).all(|id| *id < probe),
+        "{what}: number {probe} was given out before"
+    );
+    store.remove(b"probe").unwrap();
+    drop(store);
+    assert!(open(root).unwrap().swept().is_empty(), "{what}: a second opening finds nothing");
+}
+
+#[test]
+fn a_number_whose_prepare_was_killed_is_spent() {
+    let Fixture { directory, store } = populated();
+    let root = directory.path().join("root");
+    let last = prepare(&store, "last", "").unwrap().id;
+    drop(store);
+    let case = CASES.iter().find(|case| case.name == "prepare").unwrap();
+    assert!(killed(case, &root, "prepare-renamed"));
+    assert!(root.join(format!("snapshots/{}", last + 1)).is_dir(), "it got as far as its number");
+    let store = open(&root).unwrap();
+    assert_eq!(prepare(&store, "next", "").unwrap().id, last + 2);
+}
+
+#[test]
+fn staging_directories_live_as_long_as_their_process() {
+    let Fixture { directory, store } = Fixture::new();
+    let root = directory.path().join("root");
+    let staging = store::Staging::new(&root).unwrap();
+    staging.create("growing").unwrap();
+    drop(store);
+    let store = open(&root).unwrap();
+    assert!(store.swept().is_empty(), "somebody still writes there");
+    let path = staging.path().to_owned();
+    assert!(path.join("growing").exists());
+    drop(staging);
+    assert!(!path.exists());
+    // What a killed process leaves: a directory, a claim file, no lock.
+    std::fs::create_dir(&path).unwrap();
+    std::fs::write(path.join("claim"), "1").unwrap();
+    std::fs::write(path.join("growing"), "half").unwrap();
+    std::fs::create_dir(root.join("staging/without-claim")).unwrap();
+    drop(store);
+    let store = open(&root).unwrap();
+    assert_eq!(store.swept().removed, [path.clone(), root.join("staging/without-claim")]);
+    assert!(!path.exists());
+    assert!(store.cleanup().unwrap().is_empty());
+}
+
+#[test]
+fn leftovers_of_every_kind_are_swept_and_reported() {
+    let Fixture { directory, store } = populated();
+    let root = directory.path().join("root");
+    let stale = LayerId::of_diff(&layer::Digest::of(b"stale"));
+    let file =
+        root.join("layers").join(format!("{}.erofs", stale.as_str().trim_start_matches("sha256:")));
+    std::fs::write(&file, "half").unwrap();
+    std::fs::create_dir_all(root.join("snapshots/977/fs")).unwrap();
+    std::fs::create_dir_all(root.join("snapshots/new-3/fs")).unwrap();
+    std::fs::create_dir_all(root.join("rm-12/fs")).unwrap();
+    let base = store.stat(b"base").unwrap().id;
+    std::fs::create_dir_all(root.join(format!("snapshots/{base}/fs"))).unwrap();
+    drop(store);
+    let store = open(&root).unwrap();
+    let mut removed = store.swept().removed.clone();
+    removed.sort();
+    let mut expected = vec![
+        file,
+        root.join("rm-12"),
+        root.join("snapshots/977"),
+        root.join(format!("snapshots/{base}")),
+        root.join("snapshots/new-3"),
+    ];
+    expected.sort();
+    assert_eq!(removed, expected);
+    assert!(expected.iter().all(|path| !path.exists()));
+    assert!(prepare(&store, "next", "").unwrap().id > 977, "the number of a leftover is spent");
+}
+
+#[test]
+fn a_scratch_lost_to_a_power_cut_is_made_again_empty() {
+    let Fixture { directory, store } = populated();
+    let root = directory.path().join("root");
+    let active = store.stat(b"active").unwrap();
+    drop(store);
+    std::fs::remove_dir_all(root.join(format!("snapshots/{}", active.id))).unwrap();
+    let mut store = open(&root).unwrap();
+    assert_eq!(store.swept().restored, [root.join(format!("snapshots/{}", active.id))]);
+    assert!(upper(&store, &active).is_dir());
+    assert!(store.fsck(FsckOptions::default()).unwrap().is_clean());
+}
