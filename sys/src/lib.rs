@@ -6,6 +6,8 @@ mod compat;
 pub mod directory;
 mod error;
 pub mod failpoint;
+#[cfg(target_os = "linux")]
+mod features;
 pub mod file;
 #[cfg(target_os = "linux")]
 mod fs_context;
@@ -25,6 +27,8 @@ mod writeback;
 pub mod xattr;
 
 pub use error::{Error, Result};
+#[cfg(target_os = "linux")]
+pub use features::{CgroupLayout, Features, KernelVersion, Probe};
 #[cfg(target_os = "linux")]
 pub use fs_context::{
     DetachedMount, FsContext, MountAttributes, OPTIONS_PAGE, STRING_MAX, mount_with_options,
