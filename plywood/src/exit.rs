@@ -129,6 +129,15 @@ fn code_of(cause: &(dyn Error + 'static)) -> Option<Exit> {
     if let Some(error) = cause.downcast_ref::<erofs::Error>() {
         return erofs_code(error.kind());
     }
+    if let Some(error) = cause.downcast_ref::<layer::Error>() {
+        return layer_code(error.kind());
+    }
+    if let Some(error) = cause.downcast_ref::<store::Error>() {
+        return store_code(error.kind());
+    }
+    if let Some(error) = cause.downcast_ref::<mount::Error>() {
+        return mount_code(error.kind());
+    }
     if let Some(error) = cause.downcast_ref::<sys::Error>() {
         return error.errno().and_then(errno_code);
     }
@@ -145,6 +154,53 @@ fn erofs_code(kind: erofs::ErrorKind) -> Option<Exit> {
         ErrorKind::Unsupported | ErrorKind::TooLarge => Some(Exit::NotSupported),
         ErrorKind::Invalid => Some(Exit::Usage),
         ErrorKind::NotFound => Some(Exit::NotFound),
+        _ => None,
+    }
+}
+
+/// A layer is input: what cannot be stored of it counts as corrupt, as does one that is larger than allowed.
+fn layer_code(kind: layer::ErrorKind) -> Option<Exit> {
+    use layer::ErrorKind;
+    match kind {
+        ErrorKind::Corrupt
+        | ErrorKind::DigestMismatch
+        | ErrorKind::Invalid
+        | ErrorKind::TooLarge
+        | ErrorKind::MissingParent => Some(Exit::Corrupt),
+        ErrorKind::Unsupported => Some(Exit::NotSupported),
+        ErrorKind::NotFound => Some(Exit::NotFound),
+        ErrorKind::NoSpace => Some(Exit::NoSpace),
+        _ => None,
+    }
+}
+
+fn store_code(kind: store::ErrorKind) -> Option<Exit> {
+    use store::ErrorKind;
+    match kind {
+        ErrorKind::NotFound => Some(Exit::NotFound),
+        ErrorKind::AlreadyExists | ErrorKind::FailedPrecondition | ErrorKind::Busy => {
+            Some(Exit::Exists)
+        }
+        ErrorKind::Corrupt | ErrorKind::TooLarge => Some(Exit::Corrupt),
+        ErrorKind::NewerVersion | ErrorKind::Unsupported => Some(Exit::NotSupported),
+        ErrorKind::ReadOnly => Some(Exit::NotPermitted),
+        ErrorKind::NoSpace => Some(Exit::NoSpace),
+        _ => None,
+    }
+}
+
+fn mount_code(kind: mount::ErrorKind) -> Option<Exit> {
+    use mount::ErrorKind;
+    match kind {
+        ErrorKind::NotFound => Some(Exit::NotFound),
+        ErrorKind::Busy | ErrorKind::AlreadyExists => Some(Exit::Exists),
+        ErrorKind::Corrupt => Some(Exit::Corrupt),
+        ErrorKind::TooManyLayers | ErrorKind::NotSupported | ErrorKind::NewerVersion => {
+            Some(Exit::NotSupported)
+        }
+        ErrorKind::NotPermitted => Some(Exit::NotPermitted),
+        ErrorKind::NoSpace => Some(Exit::NoSpace),
+        ErrorKind::ToolMissing => Some(Exit::SetUp),
         _ => None,
     }
 }

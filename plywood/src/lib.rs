@@ -7,8 +7,11 @@
 #![allow(dead_code, unused_imports, reason = "the remaining verbs follow")]
 
 pub mod cli;
+mod container;
 mod escape;
 mod exit;
+mod host;
+mod interrupt;
 mod output;
 mod verb;
 
@@ -16,13 +19,14 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use cli::{Cli, ErofsVerb, Global, Verb};
+use cli::{Cli, Verb};
 use exit::{Exit, Failure, OutputClosed};
+use host::Host;
 use output::Output;
 
 /// What a verb is given: where things are, and where its result goes.
 struct Session {
-    global: Global,
+    host: Host,
     output: Output,
 }
 
@@ -36,34 +40,39 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { Exit::Usage as u8 } else { 0 });
         }
     };
-    let mut session = Session { output: Output::new(cli.global.format), global: cli.global };
-    let result =
-        dispatch(&mut session, cli.verb).and_then(|code| session.output.flush().map(|()| code));
-    match result {
+    match perform(cli) {
         Ok(code) => code,
         Err(error) if error.is::<OutputClosed>() => ExitCode::SUCCESS,
         Err(error) => {
-            // What was printed before the failure belongs before its message.
-            let _ = session.output.flush();
+            interrupt::end_if_cancelled();
             exit::report(&error);
             ExitCode::from(exit::code(&error) as u8)
         }
     }
 }
 
+fn perform(cli: Cli) -> anyhow::Result<ExitCode> {
+    let host = Host::new(&cli.global.root, &cli.global.run)?;
+    let mut session = Session { output: Output::new(cli.global.format), host };
+    let result = dispatch(&mut session, cli.verb);
+    // What was printed before a failure belongs before its message.
+    let flushed = session.output.flush();
+    let code = result?;
+    flushed.map(|()| code)
+}
+
 fn dispatch(session: &mut Session, verb: Verb) -> anyhow::Result<ExitCode> {
     match verb {
-        Verb::Erofs(verb) => {
-            match verb {
-                ErofsVerb::Info(args) => verb::erofs::info(session, &args),
-                ErofsVerb::Ls(args) => verb::erofs::ls(session, &args),
-                ErofsVerb::Cat(args) => verb::erofs::cat(session, &args),
-                ErofsVerb::Stat(args) => verb::erofs::stat(session, &args),
-                _ => Err(Failure::new(Exit::NotSupported, "not there yet").into()),
-            }?;
-            Ok(ExitCode::SUCCESS)
-        }
-        Verb::Version(_) => verb::version::version(session).map(|()| ExitCode::SUCCESS),
-        _ => Err(Failure::new(Exit::NotSupported, "not there yet").into()),
+        Verb::Image(verb) => verb::image::image(session, &verb)?,
+        Verb::Erofs(verb) => return verb::erofs::erofs(session, &verb),
+        Verb::Snapshot(verb) => verb::snapshot::snapshot(session, &verb)?,
+        Verb::Mount(args) => verb::mount::mount(session, &args)?,
+        Verb::Umount(args) => verb::mount::umount(session, &args)?,
+        Verb::Run(args) => return verb::run::run(session, &args),
+        Verb::Gc(args) => verb::house::gc(session, &args)?,
+        Verb::Fsck(args) => return verb::house::fsck(session, &args),
+        Verb::Doctor(_) => return Err(Failure::new(Exit::NotSupported, "not there yet").into()),
+        Verb::Version(_) => verb::version::version(session)?,
     }
+    Ok(ExitCode::SUCCESS)
 }

@@ -97,6 +97,13 @@ pub(crate) fn checked(result: io::Result<()>) -> Result<()> {
     }
 }
 
+/// Whether an error comes of a reader that went away.
+pub(crate) fn is_closed(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source())
+        .filter_map(|error| error.downcast_ref::<io::Error>())
+        .any(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
 /// A name or path in JSON: `path`, and its exact bytes in hexadecimal beside it when they are not UTF-8.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct JsonPath {

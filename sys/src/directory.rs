@@ -1,6 +1,8 @@
 //! Walking a directory tree by descriptors: no name is resolved from the root twice, and no symbolic link is
 //! ever followed, so that nobody who writes in the tree can lead the walk out of it.
 
+mod creation;
+
 use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -11,6 +13,8 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::xattr;
+
+pub use creation::Node;
 
 /// An open directory.
 #[derive(Debug)]

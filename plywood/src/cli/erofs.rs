@@ -55,7 +55,7 @@ A tar is read as an OCI layer: whiteouts become overlayfs's. The same input give
 
 Examples:
   plywood erofs create --from rootfs/ rootfs.erofs
-  plywood erofs create --from layer.tar.zst --label base layer.erofs
+  plywood erofs create --from layer.tar.zst layer.erofs
   curl -L https://example.org/layer.tar.gz | plywood erofs create --from - layer.erofs")]
 pub(crate) struct CreateArgs {
     /// A directory, or a tar (plain, gzip or zstd); `-` is a tar on standard input.
@@ -67,12 +67,6 @@ pub(crate) struct CreateArgs {
     /// Replace the output if it exists.
     #[arg(long)]
     pub(crate) force: bool,
-    /// Block size in bytes.
-    #[arg(long, value_name = "BYTES", default_value = "4096", value_parser = ["512", "4096"])]
-    pub(crate) block_size: String,
-    /// Volume label, at most 15 bytes.
-    #[arg(long, value_name = "LABEL", default_value = "")]
-    pub(crate) label: String,
     /// Refuse a tar that inflates to more than this.
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(crate) max_size: Option<u64>,

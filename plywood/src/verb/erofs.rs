@@ -1,16 +1,52 @@
 //! `plywood erofs …`: looking at image files without mounting them.
 
+mod check;
+mod extract;
 mod show;
+mod write;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use erofs::Image;
 
+use crate::Session;
+use crate::cli::ErofsVerb;
 use crate::exit::{Exit, Failure};
 
-pub(crate) use show::{cat, info, ls, stat};
+pub(crate) fn erofs(session: &mut Session, verb: &ErofsVerb) -> Result<ExitCode> {
+    match verb {
+        ErofsVerb::Create(args) => write::create(session, args)?,
+        ErofsVerb::Info(args) => show::info(session, args)?,
+        ErofsVerb::Ls(args) => show::ls(session, args)?,
+        ErofsVerb::Cat(args) => show::cat(session, args)?,
+        ErofsVerb::Stat(args) => show::stat(session, args)?,
+        ErofsVerb::Dump(args) => check::dump(session, args)?,
+        ErofsVerb::Check(args) => return check::check(session, args),
+        ErofsVerb::Extract(args) => extract::extract(args)?,
+        ErofsVerb::Diff(args) => check::diff(session, args)?,
+        ErofsVerb::Merge(args) => write::merge(session, args)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Finds out whether an image and its devices fit together.
+pub(super) fn check_openable(path: &Path, devices: &[PathBuf]) -> Result<()> {
+    let image = open(path, devices)?;
+    let slots = image.devices().len();
+    if slots != devices.len() {
+        anyhow::bail!(
+            Failure::new(
+                Exit::Usage,
+                format!("{} needs {slots} devices, {} are given", path.display(), devices.len())
+            )
+            .hint("give them with --device, in the order of `plywood erofs info`")
+        );
+    }
+    Ok(())
+}
 
 /// Opens an image with its devices.
 fn open(path: &Path, devices: &[PathBuf]) -> Result<Image<File>> {

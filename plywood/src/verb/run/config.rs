@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -105,7 +105,8 @@ impl Execute {
         }
         let mut env: Vec<(String, String)> = Vec::new();
         for variable in image.env.unwrap_or_default() {
-            if let Some((key, value)) = variable.split_once('=').filter(|(key, _)| !key.is_empty()) {
+            if let Some((key, value)) = variable.split_once('=').filter(|(key, _)| !key.is_empty())
+            {
                 set(&mut env, key, value);
             }
         }
@@ -163,6 +164,8 @@ impl Execute {
 pub(super) struct Place<'a> {
     /// The container's name.
     pub(super) name: &'a str,
+    /// The name of its control group.
+    pub(super) cgroup: &'a str,
     /// The mounted root filesystem.
     pub(super) rootfs: &'a Path,
     /// Most open files that this process may allow others.
@@ -234,8 +237,7 @@ pub(super) fn runtime_config(
         },
         "mounts": mounts,
         "linux": {
-            // One level, so that nothing of it is left when the runtime has removed its own.
-            "cgroupsPath": format!("/plywood-{}", place.name),
+            "cgroupsPath": format!("/{}", place.cgroup),
             "namespaces": namespaces,
             "resources": { "devices": [{ "allow": false, "access": "rwm" }] },
             "maskedPaths": MASKED,
@@ -244,10 +246,20 @@ pub(super) fn runtime_config(
     }))
 }
 
+/// Finds out before anything is set up whether what is to be bind-mounted exists.
+pub(super) fn check_sources(mounts: &[MountOption]) -> Result<()> {
+    for mount in mounts {
+        if let MountKind::Bind(source) = &mount.kind {
+            std::fs::metadata(source).with_context(|| {
+                format!("the source of a mount, {}, cannot be used", source.display())
+            })?;
+        }
+    }
+    Ok(())
+}
+
 fn default_mounts() -> Vec<Value> {
-    let mount = |destination: &str, kind: &str, options: &[&str]| {
-        json!({ "destination": destination, "type": kind, "source": kind, "options": options })
-    };
+    let mount = |destination: &str, kind: &str, options: &[&str]| json!({ "destination": destination, "type": kind, "source": kind, "options": options });
     vec![
         mount("/proc", "proc", &["nosuid", "noexec", "nodev"]),
         mount("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
@@ -276,15 +288,7 @@ fn bind(source: &str, destination: &str, read_only: bool) -> Value {
 fn asked_mount(mount: &MountOption) -> Result<Value> {
     let target = utf8(&mount.target)?;
     match &mount.kind {
-        MountKind::Bind(source) => {
-            if !source.exists() {
-                anyhow::bail!(Failure::new(
-                    Exit::NotFound,
-                    format!("the source of a mount, {}, does not exist", source.display())
-                ));
-            }
-            Ok(bind(&utf8(source)?, &target, mount.read_only))
-        }
+        MountKind::Bind(source) => Ok(bind(&utf8(source)?, &target, mount.read_only)),
         MountKind::Tmpfs(size) => {
             let mut options = vec!["nosuid".to_owned(), "nodev".to_owned(), "mode=1777".to_owned()];
             options.extend(size.map(|size| format!("size={size}")));

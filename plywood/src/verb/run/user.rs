@@ -125,7 +125,9 @@ fn read_database(root: BorrowedFd<'_>, path: &str) -> Result<String> {
     let file = match rustix::fs::openat2(root, path, flags, Mode::empty(), resolve) {
         Ok(file) => std::fs::File::from(file),
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(String::new()),
-        Err(errno) => return Err(errno).with_context(|| format!("cannot open /{path} of the image")),
+        Err(errno) => {
+            return Err(errno).with_context(|| format!("cannot open /{path} of the image"));
+        }
     };
     let stat = rustix::fs::fstat(&file).with_context(|| format!("cannot examine /{path}"))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {

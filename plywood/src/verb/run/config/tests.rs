@@ -29,9 +29,11 @@ fn commands() {
     assert_eq!(args(both(), &["--entrypoint", "", "x", "--", "d"]), ["d"]);
     assert_eq!(args(json!({ "Cmd": ["c"] }), &["x"]), ["c"]);
     assert_eq!(args(json!({ "Cmd": null, "Entrypoint": ["e"] }), &["x"]), ["e"]);
-    for (config, arguments) in
-        [(json!({}), &["x"][..]), (json!({ "Cmd": [""] }), &["x"]), (both(), &["--entrypoint", "", "x"])]
-    {
+    for (config, arguments) in [
+        (json!({}), &["x"][..]),
+        (json!({ "Cmd": [""] }), &["x"]),
+        (both(), &["--entrypoint", "", "x"]),
+    ] {
         let error = Execute::new(&image(config), &options(arguments)).unwrap_err();
         assert_eq!(crate::exit::code(&error), Exit::Usage);
     }
@@ -54,13 +56,11 @@ fn environments() {
 
 #[test]
 fn users_workdirs_and_signals() {
-    let config =
-        || image(json!({ "Cmd": ["c"], "User": "app", "WorkingDir": "/w", "StopSignal": "SIGINT" }));
+    let config = || {
+        image(json!({ "Cmd": ["c"], "User": "app", "WorkingDir": "/w", "StopSignal": "SIGINT" }))
+    };
     let execute = Execute::new(&config(), &options(&["x"])).unwrap();
-    assert_eq!(
-        (&*execute.user, &*execute.workdir, &*execute.stop_signal),
-        ("app", "/w", "SIGINT")
-    );
+    assert_eq!((&*execute.user, &*execute.workdir, &*execute.stop_signal), ("app", "/w", "SIGINT"));
     let execute = Execute::new(&config(), &options(&["-u", "5:6", "-w", "/v", "x"])).unwrap();
     assert_eq!((&*execute.user, &*execute.workdir), ("5:6", "/v"));
     assert!(Execute::new(&config(), &options(&["-w", "v", "x"])).is_err());
@@ -74,6 +74,7 @@ fn configured(arguments: &[&str], uid: u32) -> Value {
     let user = User { uid, gid: 7, additional_gids: vec![8, 9], home: "/home/app".to_owned() };
     let place = Place {
         name: "box",
+        cgroup: "plywood-0-box",
         rootfs: Path::new("/run/plywood/c/box/rootfs"),
         most_open_files: 20_000,
         unified_cgroups: false,
@@ -99,10 +100,8 @@ fn a_whole_configuration() {
 
 #[test]
 fn options_reach_the_configuration() {
-    let config = configured(
-        &["--read-only", "--tty", "--hostname", "h", "--network", "host", "x"],
-        1000,
-    );
+    let config =
+        configured(&["--read-only", "--tty", "--hostname", "h", "--network", "host", "x"], 1000);
     assert_eq!(config["root"]["readonly"], true);
     assert_eq!(config["process"]["terminal"], true);
     assert_eq!(config["hostname"], "h");
@@ -116,6 +115,6 @@ fn options_reach_the_configuration() {
 #[test]
 fn a_mount_needs_its_source() {
     let options = options(&["--mount", "source=/nowhere/at/all,target=/x", "x", "--", "c"]);
-    let error = asked_mount(&options.mounts[0]).unwrap_err();
+    let error = check_sources(&options.mounts).unwrap_err();
     assert_eq!(crate::exit::code(&error), Exit::NotFound);
 }
