@@ -220,8 +220,10 @@ impl Store {
         self.layers_below(&read, Some(name))
     }
 
+    /// A layer that is in a chain twice (images repeat the empty one) counts once, at its topmost place: all that the
+    /// lower one holds is covered by the same names of the upper one, and overlayfs refuses one directory twice.
     fn layers_below(&self, records: &impl Records, top: Option<&[u8]>) -> Result<Vec<Layer>> {
-        let mut layers = Vec::new();
+        let mut layers: Vec<Layer> = Vec::new();
         let mut next = top.map(<[u8]>::to_vec);
         let mut seen = std::collections::BTreeSet::new();
         while let Some(name) = next {
@@ -234,7 +236,9 @@ impl Store {
                     shown(&name)
                 )));
             }
-            if let Some(id) = snapshot.layer {
+            if let Some(id) = snapshot.layer
+                && !layers.iter().any(|layer| layer.id == id)
+            {
                 let record = records.layer(&id)?.ok_or_else(|| {
                     Error::corrupt(format!("layer {id} of snapshot {} has no record", shown(&name)))
                 })?;
