@@ -1,5 +1,5 @@
 //! What tests of real mounts share: a private mount namespace for each, and layers to mount.
-#![allow(dead_code, reason = "every test file uses its own part")]
+#![allow(dead_code, unreachable_pub, reason = "every test file uses its own part")]
 
 use std::fs;
 use std::os::unix::process::CommandExt;
