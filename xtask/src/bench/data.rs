@@ -8,12 +8,15 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use crate::layer_tar::EPOCH;
+use crate::layer_tar::{EPOCH, LayerTar};
 use crate::oci_layout::{self, Compression, Layer};
 use crate::{apt_sources, program};
 
 const PACKAGES: &str =
     "python3,build-essential,git,perl,nodejs,python3-numpy,openjdk-17-jre-headless";
+
+/// Layers of the deep image.
+pub(crate) const DEPTH: usize = 128;
 
 /// The files, all under one directory.
 pub(crate) struct Data {
@@ -27,6 +30,8 @@ pub(crate) struct Data {
     pub(crate) small_gzip: PathBuf,
     /// OCI archive of three gzip layers, 1.8 GB together.
     pub(crate) three_layers: PathBuf,
+    /// OCI archive of 128 small layers.
+    pub(crate) deep: PathBuf,
     /// SHA-256 of `base`.
     pub(crate) digest: String,
 }
@@ -47,12 +52,14 @@ impl Data {
         make(&at("base.tar.zst"), |part| zstd(&base, part))?;
         make(&at("small.tar.gz"), |part| gzip(&small, part))?;
         make(&at("three.tar"), |part| three_layers(&base, directory, part))?;
+        make(&at("deep.tar"), |part| deep(directory, part))?;
         let (digest, _) = oci_layout::digest_of(&base)?;
         Ok(Self {
             base_gzip: at("base.tar.gz"),
             base_zstd: at("base.tar.zst"),
             small_gzip: at("small.tar.gz"),
             three_layers: at("three.tar"),
+            deep: at("deep.tar"),
             digest,
             base,
         })
@@ -134,6 +141,24 @@ fn half(base: &Path, out: &Path, prefix: &str, wanted: fn(&str) -> bool) -> Resu
         }
     }
     builder.into_inner().and_then(|mut out| out.flush()).with_context(doing)
+}
+
+/// Small layers, each with a few files of its own and one that the next replaces.
+fn deep(directory: &Path, part: &Path) -> Result<()> {
+    let tar = directory.join("deep-layer.part");
+    let mut layers = Vec::new();
+    for number in 0..DEPTH {
+        let mut layer = LayerTar::create(&tar)?;
+        layer.file("top", 0o644, format!("{number}\n").as_bytes())?;
+        for file in 0..8 {
+            let text = format!("layer {number} file {file}\n").repeat(20);
+            layer.file(&format!("of/{number:03}/{file}"), 0o644, text.as_bytes())?;
+        }
+        layer.finish()?;
+        layers.push(blob(&tar, directory, 1000 + number)?);
+    }
+    std::fs::remove_file(&tar)?;
+    archive(part, "plywood.example/deep:1", &layers)
 }
 
 fn blob(tar: &Path, directory: &Path, number: usize) -> Result<Layer> {

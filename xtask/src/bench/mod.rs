@@ -6,6 +6,7 @@ mod measure;
 mod peers;
 mod reading;
 mod report;
+mod serving;
 mod svg;
 
 use std::path::{Path, PathBuf};
@@ -57,6 +58,9 @@ const ROWS: &[(&str, Measurement)] = &[
     ("import-gzip", imports::gzip),
     ("import-image", imports::image),
     ("memory", imports::memory),
+    ("mount", serving::mount),
+    ("rootfs", serving::rootfs),
+    ("snapshots", serving::snapshots),
     ("read-tree", reading::tree),
     ("list-tree", reading::list),
 ];

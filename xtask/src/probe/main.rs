@@ -2,10 +2,13 @@
 //! the figure. Prints one number or one JSON object; not meant for people.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod containerd;
 mod inflate;
+mod mounting;
 mod reading;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
@@ -19,6 +22,20 @@ struct Arguments {
 enum Probe {
     /// Inflate a gzip file and drop the result: the floor of every import of it
     Inflate { file: PathBuf },
+    /// Rounds a second of prepare, mounts and remove through containerd's socket
+    ContainerdSnapshots { socket: PathBuf, parent: String, seconds: u64 },
+    /// Microseconds of mounting, looking at and unmounting an image
+    Mount {
+        #[arg(value_enum)]
+        mounter: mounting::Mounter,
+        image: PathBuf,
+        target: PathBuf,
+        count: u32,
+    },
+    /// Milliseconds until an image's root filesystem is there
+    Rootfs { root: PathBuf, run: PathBuf, reference: String, target: PathBuf },
+    /// Rounds a second of prepare, mounts and remove through the libraries
+    Snapshots { root: PathBuf, run: PathBuf, reference: String, seconds: u64 },
     /// Read every file of a tree
     ReadTree { directory: PathBuf },
 }
@@ -26,6 +43,18 @@ enum Probe {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().probe {
         Probe::Inflate { file } => inflate::inflate(&file),
+        Probe::ContainerdSnapshots { socket, parent, seconds } => {
+            containerd::snapshots(&socket, &parent, Duration::from_secs(seconds))
+        }
+        Probe::Mount { mounter, image, target, count } => {
+            mounting::repeat(mounter, &image, &target, count)
+        }
+        Probe::Rootfs { root, run, reference, target } => {
+            mounting::rootfs(&root, &run, &reference, &target)
+        }
+        Probe::Snapshots { root, run, reference, seconds } => {
+            mounting::snapshots(&root, &run, &reference, Duration::from_secs(seconds))
+        }
         Probe::ReadTree { directory } => reading::read_tree(&directory),
     }
 }

@@ -1,0 +1,157 @@
+//! Rows about giving containers their root filesystems.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::Bench;
+use super::data::DEPTH;
+use super::measure::{Contender, Series, drop_caches, empty, silently, take_turns};
+use super::peers::Containerd;
+use super::report::Row;
+use crate::program;
+
+const IMAGE: &str = "bench:1";
+
+/// Mounting one image, against the bare system call.
+pub(super) fn mount(bench: &Bench) -> Result<Row> {
+    empty(&bench.work)?;
+    let image = bench.work.join("image.erofs");
+    let mut mkfs = Command::new(&bench.mkfs_erofs);
+    silently(mkfs.args(["--quiet", "--tar=f"]).arg(&image).arg(&bench.data.base))?;
+    let target = bench.work.join("target");
+    let contender = |name: &str, mounter: &'static str| {
+        let (image, target) = (&image, &target);
+        Contender::new(name, move || {
+            let mut probe = Command::new(&bench.probe);
+            number(probe.args(["mount", mounter]).arg(image).arg(target).arg("500"))
+        })
+    };
+    let series = take_turns(
+        bench.runs,
+        vec![
+            contender("plywood's mount crate", "image"),
+            contender("mount(2) in a loop", "bare"),
+            contender("plywood, journaled", "journal"),
+        ],
+    )?;
+    let mut row = Row {
+        id: "mount",
+        title: "Mount, stat and unmount one image".to_owned(),
+        unit: "µs",
+        series,
+        bar: "at most 1.1 × a bare `mount(2)` loop",
+        verdict: None,
+        note: "500 rounds a run, one process, the same image of 890 MB. The journaled form is what a command does: \
+               it also takes the journal's lock and writes down what it is about to do and what it did."
+            .to_owned(),
+    };
+    row.judge_ratio(1.1);
+    Ok(row)
+}
+
+/// The root filesystem of an image with as many layers as Docker allows, nearly.
+pub(super) fn rootfs(bench: &Bench) -> Result<Row> {
+    let mut series = ["cold: no volume is mounted", "warm: all volumes are"]
+        .map(|name| Series { name: name.to_owned(), values: Vec::new() });
+    fresh_import(bench, &bench.data.deep)?;
+    for run in 0..bench.runs {
+        drop_caches()?;
+        let mut probe = Command::new(&bench.probe);
+        probe.arg("rootfs").arg(bench.work.join("root")).arg(bench.work.join("run"));
+        let answer = program::output(probe.arg(IMAGE).arg(bench.work.join("target")))?;
+        let answer: Value = serde_json::from_str(&answer)?;
+        for (series, key) in series.iter_mut().zip(["cold", "warm"]) {
+            let value = answer[key].as_f64().with_context(|| format!("no `{key}`"))?;
+            println!("  {:>2}/{} {:<40} {value:.3}", run + 1, bench.runs, series.name);
+            series.values.push(value);
+        }
+    }
+    let (cold, warm) = (series[0].median(), series[1].median());
+    Ok(Row {
+        id: "rootfs",
+        title: format!("Root filesystem of {DEPTH} layers"),
+        unit: "ms",
+        series: series.into(),
+        bar: "ready under 100 ms cold, under 5 ms with its volumes mounted",
+        verdict: Some((cold < 100.0 && warm < 5.0, format!("{cold:.1} ms cold, {warm:.2} ms warm"))),
+        note: "In one process, from opening the store to the mounted overlay; the snapshot that it makes is durable. \
+               Cold: also after drop_caches."
+            .to_owned(),
+    })
+}
+
+/// Snapshots through the libraries and through containerd's socket.
+pub(super) fn snapshots(bench: &Bench) -> Result<Row> {
+    const SECONDS: &str = "3";
+    fresh_import(bench, &bench.data.deep)?;
+    let containerd = Containerd::start(&bench.containerd, &bench.work.join("containerd"))?;
+    let mut import = containerd.ctr(&["image", "import", "--snapshotter", "overlayfs"]);
+    silently(import.arg(&bench.data.deep))?;
+    let list = program::output(&mut containerd.ctr(&["snapshots", "ls"]))?;
+    let parent = top_of(&list).context("containerd has no snapshot without a child")?;
+    let series = take_turns(
+        bench.runs,
+        vec![
+            Contender::new("plywood's store and mount crates", || {
+                let mut probe = Command::new(&bench.probe);
+                probe.arg("snapshots").arg(bench.work.join("root")).arg(bench.work.join("run"));
+                number(probe.args([IMAGE, SECONDS]))
+            }),
+            Contender::new("containerd's overlayfs, by gRPC", || {
+                let mut probe = Command::new(&bench.probe);
+                probe.arg("containerd-snapshots").arg(containerd.socket());
+                number(probe.args([&parent, SECONDS]))
+            }),
+        ],
+    )?;
+    let ratio = series[0].median() / series[1].median();
+    Ok(Row {
+        id: "snapshots",
+        title: "Prepare, mounts and remove".to_owned(),
+        unit: "rounds/s",
+        series,
+        bar: "beside containerd's overlayfs snapshotter over its socket",
+        verdict: None,
+        note: format!(
+            "One caller, on an image of {DEPTH} layers; {ratio:.2} × containerd's rate. Ours is a library call and \
+             containerd's a gRPC round trip through its metadata layer, so this compares what a caller gets, not \
+             equal work. Both are durable."
+        ),
+    })
+}
+
+/// A store with one image in it.
+fn fresh_import(bench: &Bench, archive: &Path) -> Result<()> {
+    empty(&bench.work)?;
+    let archive = archive.to_str().context("the data's path is not UTF-8")?;
+    silently(&mut bench.plywood(&["image", "import", "--ref", IMAGE, archive])).map(drop)
+}
+
+/// The snapshot that no other has as its parent. Lines are `KEY [PARENT] KIND`.
+fn top_of(list: &str) -> Option<String> {
+    let rows: Vec<Vec<&str>> =
+        list.lines().skip(1).map(|line| line.split_whitespace().collect()).collect();
+    let parents: Vec<&str> = rows.iter().filter(|row| row.len() == 3).map(|row| row[1]).collect();
+    let top = rows.iter().filter_map(|row| row.first()).find(|key| !parents.contains(key))?;
+    Some((*top).to_owned())
+}
+
+fn number(command: &mut Command) -> Result<f64> {
+    let text = program::output(command)?;
+    text.trim().parse().with_context(|| format!("`{}` is no number", text.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::top_of;
+
+    #[test]
+    fn the_top_snapshot_is_nobodys_parent() {
+        let list = "KEY PARENT KIND\nb a Committed\na  Committed\nc b Committed\n";
+        assert_eq!(top_of(list).as_deref(), Some("c"));
+        assert_eq!(top_of("KEY PARENT KIND\n"), None);
+    }
+}
