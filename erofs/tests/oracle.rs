@@ -1,7 +1,13 @@
-//! Images that this crate writes, judged by erofs-utils (1.5 and newer).
+//! Images that this crate writes, judged by readers that know nothing of it: erofs-utils (1.5 and newer)
+//! and the crate `erofs-rs`.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;
 
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -9,8 +15,10 @@ use erofs::{
     BlockSize, Content, DeviceInfo, FileData, ImageWriter, Inode, InodeId, Timestamp, Tree,
     WriterOptions,
 };
+use erofs_rs::EroFS;
+use erofs_rs::backend::SliceImage;
 use proptest::prelude::*;
-use support::{noise, recipes};
+use support::{Sample, noise, recipes};
 
 fn run(tool: &str, arguments: &[&str], image: &Path) -> String {
     let output = Command::new(tool).args(arguments).arg(image).output().unwrap_or_else(|error| {
@@ -42,6 +50,12 @@ proptest! {
         let image = directory.path().join("image.erofs");
         std::fs::write(&image, &sample.image).unwrap();
         run("fsck.erofs", &["--extract"], &image);
+    }
+
+    /// erofs-rs sees the same tree at both block sizes, over devices, with long prefixes.
+    #[test]
+    fn erofs_rs_reads_random_trees(recipe in recipes(true)) {
+        compare_with_erofs_rs(&recipe.build());
     }
 }
 
@@ -103,4 +117,65 @@ fn fsck_erofs_accepts_extra_devices() {
     std::fs::write(&image, bytes).unwrap();
     let device = format!("--device={}", device.display());
     run("fsck.erofs", &[&device, "--extract"], &image);
+}
+
+/// Paths to inodes, with the link count that they should have.
+fn paths(tree: &Tree) -> BTreeMap<Vec<u8>, (InodeId, u32)> {
+    let mut paths = BTreeMap::new();
+    let mut pending = vec![(Vec::new(), Tree::ROOT)];
+    let mut links: BTreeMap<InodeId, u32> = BTreeMap::from([(Tree::ROOT, 2)]);
+    while let Some((path, dir)) = pending.pop() {
+        for (name, &id) in tree[dir].entries().unwrap() {
+            let path = [&path[..], b"/", name].concat();
+            if tree[id].entries().is_some() {
+                *links.entry(id).or_default() += 2;
+                *links.get_mut(&dir).unwrap() += 1;
+                pending.push((path.clone(), id));
+            } else {
+                *links.entry(id).or_default() += 1;
+            }
+            paths.insert(path, id);
+        }
+    }
+    paths.into_iter().map(|(path, id)| (path, (id, links[&id]))).collect()
+}
+
+fn compare_with_erofs_rs(sample: &Sample) {
+    let devices = sample.devices.iter().map(|bytes| SliceImage::new(bytes)).collect();
+    let image = EroFS::new_with_devices(SliceImage::new(&sample.image), devices).unwrap();
+    let mut expected = paths(&sample.tree);
+    for entry in image.walk_dir("/").unwrap() {
+        let entry = entry.unwrap();
+        let path = entry.dir_entry.path();
+        let shown = path.as_bytes().escape_ascii().to_string();
+        let (id, links) = expected.remove(path.as_bytes()).expect(&shown);
+        let (inode, found) = (&sample.tree[id], entry.inode);
+        assert_eq!(found.permissions().mode() & 0o7777, inode.permissions.into(), "{shown}");
+        assert_eq!((found.uid(), found.gid()), (inode.uid, inode.gid), "{shown}");
+        let mtime = (inode.mtime.seconds, inode.mtime.nanoseconds);
+        assert_eq!(found.modified_unix(), mtime, "{shown}");
+        assert_eq!(found.nlink(), links, "{shown}: links");
+        let xattrs: BTreeMap<_, _> =
+            inode.xattrs.iter().map(|x| (x.name.to_vec(), x.value.to_vec())).collect();
+        assert_eq!(image.xattrs_inode(found).unwrap(), xattrs, "{shown}: xattrs");
+        match &inode.content {
+            Content::Directory(_) => assert!(found.is_dir(), "{shown}"),
+            Content::Regular(_) => {
+                let mut bytes = Vec::new();
+                image.open_inode_file(found).unwrap().read_to_end(&mut bytes).unwrap();
+                assert!(bytes == sample.contents[&id], "{shown}: data");
+            }
+            Content::Symlink(target) => {
+                let found = image.read_link_inode(found).unwrap();
+                assert_eq!(found.as_bytes(), &**target, "{shown}");
+            }
+            Content::CharDevice(number) | Content::BlockDevice(number) => {
+                assert_eq!(found.device(), Some((number.major, number.minor)), "{shown}");
+            }
+            Content::Fifo | Content::Socket => {
+                assert!(!found.is_dir() && !found.is_file() && !found.is_symlink(), "{shown}");
+            }
+        }
+    }
+    assert!(expected.is_empty(), "not found: {:?}", expected.keys());
 }

@@ -3,6 +3,8 @@
 //! The mounts stay detached: they are reached through their descriptor and vanish with it, so that
 //! nothing is left behind, whatever fails.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod support;
 
 use std::collections::HashMap;

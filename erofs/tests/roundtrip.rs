@@ -1,5 +1,7 @@
 //! Tree to image to tree: what this crate writes, it reads back equal, and its checker finds nothing.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod support;
 
 use std::collections::{BTreeMap, HashMap};
