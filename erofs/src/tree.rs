@@ -75,7 +75,8 @@ pub enum FileData {
     },
     /// Whole blocks somewhere, and the last `size mod block size` bytes in memory (EROFS's inline tail).
     ExtentAndTail {
-        /// First block of the whole blocks, in the unified address space (`device` is 0).
+        /// First block of the whole blocks. The writer turns an address on an extra device into one in
+        /// the unified address space, the only kind that the format has here; the reader hands out that.
         start: BlockAddress,
         /// Length in bytes of the whole file, tail included.
         size: u64,
