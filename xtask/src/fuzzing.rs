@@ -14,6 +14,15 @@ pub(crate) fn fuzz(seconds: u64) -> Result<()> {
     if targets.is_empty() {
         bail!("fuzz/ has no targets");
     }
+    // Small valid inputs to begin with; what earlier runs found stays beside them.
+    program::run(&mut cargo([
+        "run",
+        "--quiet",
+        "--manifest-path",
+        "fuzz/Cargo.toml",
+        "--example",
+        "seeds",
+    ]))?;
     let share = (seconds / targets.len() as u64).max(1);
     let mut failed = Vec::new();
     for target in targets {

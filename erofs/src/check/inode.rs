@@ -90,6 +90,15 @@ impl<R: ReadAt> Checker<'_, R> {
             _ => {}
         }
         let block_size = self.image.block_size();
+        let flat = matches!(inode.layout, DataLayout::FlatPlain | DataLayout::FlatInline);
+        if flat
+            && inode.start.is_none()
+            && (inode.size >= block_size || inode.layout == DataLayout::FlatPlain && inode.size > 0)
+        {
+            let message =
+                "flat data without blocks: a hole to Linux 6.15 and newer, an error before";
+            self.find(Code::WideField, place, message);
+        }
         let image = self.image;
         for extent in image.extents(inode) {
             match extent {
