@@ -388,3 +388,76 @@ fn arena_order_and_unreachable_inodes_leave_no_trace() {
     let (sink, _) = ImageWriter::new(sink, options()).unwrap().finish(&one, [0; 16]).unwrap();
     assert_eq!(sink.into_inner().into_inner(), image);
 }
+
+#[test]
+fn files_beyond_the_last_address_are_refused() {
+    for (block_size, limit) in [(BlockSize::B512, 1 << 41), (BlockSize::B4096, 1 << 44)] {
+        let options = WriterOptions { block_size, ..Default::default() };
+        let mut writer = ImageWriter::new(Vec::new(), options).unwrap();
+        for size in [limit, u64::MAX] {
+            assert_eq!(writer.begin_file(size).unwrap_err().kind(), ErrorKind::TooLarge);
+            let sparse = writer.begin_sparse_file(size, &[(1, size - 1)]);
+            assert_eq!(sparse.unwrap_err().kind(), ErrorKind::TooLarge);
+        }
+        writer.begin_sparse_file(limit, &[(1, 1)]).unwrap();
+    }
+}
+
+/// A medium that is full after so many bytes.
+#[derive(Debug)]
+struct Full(usize);
+
+impl Sink for Full {
+    fn reserve(&mut self, len: u64) -> std::io::Result<()> {
+        self.append(&vec![0; usize::try_from(len).unwrap()])
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.0 = self.0.checked_sub(bytes.len()).ok_or(std::io::ErrorKind::StorageFull)?;
+        Ok(())
+    }
+
+    fn write_header(&mut self, _: &[u8]) -> std::io::Result<()> {
+        self.append(&[0])
+    }
+}
+
+#[test]
+fn a_full_medium_is_an_error_wherever_it_fills() {
+    let run = |room: usize| -> Result<()> {
+        let mut writer = ImageWriter::new(Full(room), WriterOptions::default())?;
+        writer.begin_file(100_000)?;
+        writer.write_data(&[1; 100_000])?;
+        let data = writer.end_file()?;
+        writer.finish(&at_root(Content::Regular(data)), [0; 16]).map(|_| ())
+    };
+    let length = 4096 + 102_400 + 4096 + 1;
+    run(length).unwrap();
+    for room in [0, 4095, 4096, 50_000, 104_096, 106_496, length - 2, length - 1] {
+        let error = run(room).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Io, "{room}");
+        let cause = std::error::Error::source(&error).unwrap().downcast_ref::<std::io::Error>();
+        assert_eq!(cause.unwrap().kind(), std::io::ErrorKind::StorageFull);
+    }
+}
+
+/// Metadata goes out in pieces that end anywhere; alignment is that of the image, not of a piece.
+#[test]
+fn pieces_of_metadata_may_end_at_odd_places() {
+    let mut tree = Tree::new();
+    for index in 0..2000usize {
+        let bytes = vec![1; 2001 + index % 4];
+        let id = add(&mut tree, Tree::ROOT, format!("{index}").as_bytes(), regular(&bytes));
+        tree[id].set_xattr(b"user.number", format!("{index}").as_bytes());
+        tree[id].set_xattr(b"user.odd", &vec![2; index % 7]);
+    }
+    let (image, summary) = write(&tree, WriterOptions::default()).unwrap();
+    assert!(summary.metadata > 3 << 20);
+    let image = crate::Image::open(image).unwrap();
+    assert_eq!(crate::check(&image).findings, []);
+    let loaded = image.load_tree().unwrap();
+    for (name, &id) in tree.root().entries().unwrap() {
+        let found = loaded.lookup([&**name]).unwrap();
+        assert_eq!(loaded[found], tree[id]);
+    }
+}

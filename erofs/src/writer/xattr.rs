@@ -169,8 +169,10 @@ fn encode_entry(prefixes: &LongPrefixes, xattr: &Xattr, out: &mut Vec<u8>) {
         name_index,
         value_len: U16::new(u16::try_from(xattr.value.len()).expect("values have been checked")),
     };
+    // `out` may begin anywhere in the image, so the padding counts from the entry's start.
+    let start = out.len();
     out.extend_from_slice(entry.as_bytes());
     out.extend_from_slice(name);
     out.extend_from_slice(&xattr.value);
-    out.resize(out.len().next_multiple_of(4), 0);
+    out.resize(start + (out.len() - start).next_multiple_of(4), 0);
 }
