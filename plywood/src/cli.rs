@@ -17,7 +17,7 @@ pub(crate) use self::erofs::{
 pub(crate) use self::image::{
     ImageExportArgs, ImageImportArgs, ImageInspectArgs, ImageListArgs, ImageRemoveArgs, ImageVerb,
 };
-pub(crate) use self::mount::{MountArgs, MountLsArgs, MountVerb, UmountArgs};
+pub(crate) use self::mount::{MountArgs, MountVerb, UmountArgs};
 pub(crate) use self::run::{MountKind, MountOption, Network, RunArgs};
 pub(crate) use self::snapshot::{
     CommitArgs, FilterArgs, LabelArgs, PrepareArgs, SnapshotDiffArgs, SnapshotKeyArgs,

@@ -4,7 +4,6 @@
 //! program parses ([`cli::command`]); nothing else of it is for others to use.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
-#![allow(dead_code, unused_imports, reason = "the remaining verbs follow")]
 
 pub mod cli;
 mod container;
@@ -13,6 +12,7 @@ mod exit;
 mod host;
 mod interrupt;
 mod output;
+mod output_file;
 mod verb;
 
 use std::process::ExitCode;
@@ -20,7 +20,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use cli::{Cli, Verb};
-use exit::{Exit, Failure, OutputClosed};
+use exit::{Exit, OutputClosed};
 use host::Host;
 use output::Output;
 
@@ -71,7 +71,7 @@ fn dispatch(session: &mut Session, verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Run(args) => return verb::run::run(session, &args),
         Verb::Gc(args) => verb::house::gc(session, &args)?,
         Verb::Fsck(args) => return verb::house::fsck(session, &args),
-        Verb::Doctor(_) => return Err(Failure::new(Exit::NotSupported, "not there yet").into()),
+        Verb::Doctor(_) => return verb::doctor::doctor(session),
         Verb::Version(_) => verb::version::version(session)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -1,6 +1,9 @@
 //! What the verbs do, one module a group.
 
+mod changes;
+pub(crate) mod doctor;
 pub(crate) mod erofs;
+mod export;
 pub(crate) mod house;
 pub(crate) mod image;
 mod import;

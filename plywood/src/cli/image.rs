@@ -97,7 +97,7 @@ pub(crate) struct ImageRemoveArgs {
 /// `image export`
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-The archive is an OCI image layout in a tar with uncompressed layers. The tar of a layer is made anew from the
+The archive is an OCI image layout in a tar. The tar of a layer is made anew from the
 layer image, in a fixed order, so the same image always gives the same archive; its digests are its own.
 
 Examples:
@@ -110,4 +110,10 @@ pub(crate) struct ImageExportArgs {
     /// The archive to write; it must not exist. `-` is standard output.
     #[arg(value_name = "FILE")]
     pub(crate) output: PathBuf,
+    /// Compress the layers with gzip.
+    #[arg(long, conflicts_with = "zstd")]
+    pub(crate) gzip: bool,
+    /// Compress the layers with zstd.
+    #[arg(long)]
+    pub(crate) zstd: bool,
 }

@@ -166,7 +166,7 @@ pub(crate) struct FilterArgs {
 /// `snapshot diff`
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-Prints one line a change, `+` added or replaced, `-` removed, `o` a directory whose lower content is hidden.
+Prints one line a change: `+` added, `~` modified, `-` removed, `o` a directory replaced by another of its name.
 
 Examples:
   plywood snapshot diff work

@@ -13,7 +13,7 @@ use crate::output;
 pub(crate) fn image(session: &mut Session, verb: &ImageVerb) -> Result<()> {
     match verb {
         ImageVerb::Import(args) => super::import::import(session, args),
-        ImageVerb::Export(_) => Err(Failure::new(Exit::NotSupported, "not there yet").into()),
+        ImageVerb::Export(args) => super::export::export(session, args),
         ImageVerb::List(args) => list(session, args),
         ImageVerb::Inspect(args) => inspect(session, args),
         ImageVerb::Remove(args) => remove(session, args),

@@ -185,8 +185,8 @@ pub(crate) fn umount(session: &mut Session, args: &UmountArgs) -> Result<()> {
         registry.release(&holder).context("cannot release the volumes")?;
         drop(registry);
         if key == format!("{KEY_PREFIX}{}", target.display()) {
-            let store = host.existing_store()?;
-            store.remove(key.as_bytes()).with_context(|| format!("cannot remove {key}"))?;
+            // Opening the store removes snapshots whose mount is gone; this one is, now.
+            drop(host.existing_store()?);
         }
     }
     Ok(())
@@ -223,7 +223,10 @@ fn ls(session: &mut Session) -> Result<()> {
         rows.push(vec![
             if volume.scratch { "scratch" } else { "volume" }.to_owned(),
             volume.mountpoint.display().to_string(),
-            escape::name(volume.layer.chars().take(26).collect::<String>().as_bytes()),
+            match volume.scratch {
+                true => escape::name(volume.layer.as_bytes()),
+                false => volume.layer.chars().take(26).collect(),
+            },
             match holders.len() {
                 0..=2 => holders.join(", "),
                 more => format!("{} and {} more", holders[0], more - 1),

@@ -30,7 +30,7 @@ pub(crate) fn snapshot(session: &mut Session, verb: &SnapshotVerb) -> Result<()>
         SnapshotVerb::Label(args) => label(session, args),
         SnapshotVerb::List(args) => list(session, args),
         SnapshotVerb::Tree => tree(session),
-        SnapshotVerb::Diff(_) => Err(Failure::new(Exit::NotSupported, "not there yet").into()),
+        SnapshotVerb::Diff(args) => super::changes::diff(session, args),
     }
 }
 
