@@ -376,7 +376,7 @@ impl Store {
             }
         }
         if options.deep {
-            return deep(&file);
+            return deep(file);
         }
         None
     }
@@ -418,8 +418,19 @@ impl Store {
     }
 }
 
-fn deep(_file: &std::fs::File) -> Option<(&'static str, String)> {
-    None
+/// The first of what is wrong inside an image whose bytes are as they were made.
+fn deep(file: std::fs::File) -> Option<(&'static str, String)> {
+    let image = match erofs::Image::open(file) {
+        Ok(image) => image,
+        Err(error) => return Some(("layer-inside", reason(&error))),
+    };
+    let report = erofs::check(&image);
+    if report.is_sound() {
+        return None;
+    }
+    let worst = report.findings.iter().find(|finding| finding.severity() == erofs::Severity::Error);
+    let worst = worst.map_or_else(String::new, |finding| format!(", first: {finding}"));
+    Some(("layer-inside", format!("{} errors inside its image{worst}", report.errors())))
 }
 
 fn read_all(read: &Read, report: &mut FsckReport) -> Result<Contents> {

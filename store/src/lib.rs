@@ -23,6 +23,7 @@ mod images;
 pub mod import;
 mod layers;
 mod layout;
+mod metadata;
 mod reference;
 mod snapshot;
 mod snapshots;

@@ -414,7 +414,7 @@ fn images_need_what_they_name() {
     let Fixture { store, directory: _directory } = Fixture::fast();
     let image = add_image(&store, "example.org/app:1", &["base", "app"]);
     assert_eq!(store.image("example.org/app:1").unwrap().unwrap(), image);
-    assert_eq!(store.images().unwrap(), [image.clone()]);
+    assert_eq!(store.images().unwrap(), std::slice::from_ref(&image));
     assert_eq!(store.blob(&image.manifest).unwrap().unwrap(), b"manifest of example.org/app:1");
     let mut broken = image.clone();
     broken.chain.push("missing".to_owned());
