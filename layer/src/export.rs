@@ -1,11 +1,12 @@
 //! Layer images back to layer tars: a whole image, or what makes one tree of another.
 //!
-//! Entries come in three groups: first everything without data blocks, in the order of the paths (so that
-//! directories come before what is in them); then files with blocks, in the order in which the image holds
-//! them; then hard links, as links to the first name in path order. In this order a tar made of an image gives
-//! the same image again, but for the UUID, which is that of the tar's own digest, and for data blocks that the
-//! image had but no file used (a layer that holds a file twice). What is written back is stable at once: image
-//! to tar to image to tar gives the same tar.
+//! Entries come in three groups: first everything but large files, in the order of the paths (so that
+//! directories come before what is in them); then files of a block and more, in the order in which the image
+//! holds them; then hard links, as links to the first name in path order. A tar made of a layer image gives
+//! the same image again, but for the UUID, which is that of the tar's own digest, for data blocks that the
+//! image had but no file used (a layer that holds a file twice), and for the order of small files where there
+//! are more than the writer keeps inline. What is written back is stable at once: image to tar to image to tar
+//! gives the same tar.
 //!
 //! ustar headers, PAX records only where those do not suffice. Files with holes are written in GNU's sparse
 //! version 1.0, which GNU tar, Go, libarchive and this crate read. Sockets are left out: tar has no way to say
@@ -42,8 +43,9 @@ pub struct LayerTar {
 /// overlayfs in their own.
 ///
 /// # Errors
-/// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) for a damaged image,
-/// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled), [`ErrorKind::Io`](crate::ErrorKind::Io).
+/// [`ErrorKind::Corrupt`] for a damaged image, [`ErrorKind::Invalid`] for a name that begins with `.wh.`, which a
+/// tar would turn into a whiteout, [`ErrorKind::TooLarge`] for paths over 4,095 bytes, [`ErrorKind::Cancelled`],
+/// [`ErrorKind::NoSpace`], [`ErrorKind::Io`].
 pub fn write_layer_tar<R: ReadAt>(
     image: &Image<R>,
     output: impl Write,
@@ -124,7 +126,9 @@ impl<'i, R: ReadAt> Plan<'i, R> {
                 }
                 for entry in self.image.read_dir(&inode).map_err(reading)? {
                     let child = self.image.inode(entry.nid).map_err(reading)?;
-                    open.push((joined(&path, &entry.name)?, child));
+                    let path = joined(&path, &entry.name)?;
+                    check_name(&entry.name).map_err(|error| error.path(&path))?;
+                    open.push((path, child));
                 }
             }
             self.items.insert(path, Item::Inode(inode));
@@ -167,6 +171,7 @@ impl<'i, R: ReadAt> Plan<'i, R> {
                 self.cancel.check()?;
                 let new = self.image.inode(entry.nid).map_err(reading)?;
                 let path = joined(&path, &entry.name)?;
+                check_name(&entry.name).map_err(|error| error.path(&path))?;
                 let old = gone.remove(&entry.name).map(|nid| lower.inode(nid));
                 match old.transpose().map_err(reading)? {
                     Some(old) if old.is_dir() && new.is_dir() => open.push((path, old, new)),
@@ -318,9 +323,9 @@ impl<'i, R: ReadAt> Plan<'i, R> {
         })
     }
 
-    /// Where a file's first data block is: device and position. `None` without any.
+    /// Where a large file's first data block is: device and position. `None` for everything else.
     fn first_block(&self, inode: &InodeView) -> Result<Option<(u16, u64)>> {
-        if inode.file_type != FileType::Regular {
+        if inode.file_type != FileType::Regular || inode.size < erofs::format::PAGE {
             return Ok(None);
         }
         for extent in self.image.extents(inode) {
@@ -400,6 +405,14 @@ fn joined(path: &[u8], name: &[u8]) -> Result<Vec<u8>> {
         return Err(Error::new(ErrorKind::TooLarge, format!("a path of over {PATH_MAX} bytes")));
     }
     Ok(path)
+}
+
+/// A tar cannot tell a file of such a name from a whiteout.
+fn check_name(name: &[u8]) -> Result<()> {
+    if name.starts_with(overlay::WHITEOUT_PREFIX) {
+        return Err(Error::invalid("names that begin with \".wh.\" mean whiteouts in a layer tar"));
+    }
+    Ok(())
 }
 
 /// An empty file with time 0, as whiteouts have in an image.

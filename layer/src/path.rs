@@ -1,6 +1,7 @@
 //! Names in a layer: from what the tar says to components below the root.
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::overlay;
 
 /// Longest path that a Linux host can name (`PATH_MAX` with its NUL). Also bounds the depth of a tree.
 pub(crate) const PATH_MAX: usize = 4095;
@@ -33,10 +34,12 @@ fn check_component(component: &[u8]) -> Result<()> {
     if component == b".." {
         return Err(Error::invalid("the path leads out of the layer through \"..\""));
     }
-    if component.len() > erofs::format::NAME_MAX {
+    // A whiteout's prefix does not count: it never becomes part of a name.
+    let name = component.strip_prefix(overlay::WHITEOUT_PREFIX).unwrap_or(component);
+    if name.len() > erofs::format::NAME_MAX {
         return Err(Error::new(
             ErrorKind::TooLarge,
-            format!("a name of {} bytes, more than {}", component.len(), erofs::format::NAME_MAX),
+            format!("a name of {} bytes, more than {}", name.len(), erofs::format::NAME_MAX),
         ));
     }
     Ok(())

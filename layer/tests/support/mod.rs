@@ -181,14 +181,18 @@ pub fn list(bytes: &[u8]) -> Listing {
     image.verify_checksum().unwrap();
     let report = erofs::check(&image);
     assert!(report.findings.is_empty(), "{:?}", report.findings);
+    list_image(&image)
+}
+
+pub fn list_image<R: erofs::ReadAt>(image: &Image<R>) -> Listing {
     let mut listing = Listing::new();
     let mut names = BTreeMap::new();
-    list_below(&image, image.root(), "", &mut names, &mut listing);
+    list_below(image, image.root(), "", &mut names, &mut listing);
     listing
 }
 
-fn list_below(
-    image: &Image<&[u8]>,
+fn list_below<R: erofs::ReadAt>(
+    image: &Image<R>,
     nid: Nid,
     path: &str,
     names: &mut BTreeMap<Nid, String>,
