@@ -187,3 +187,55 @@ fn large_blocks_cannot_refer_to_small_ones() {
     let image = Image::open(layer).unwrap();
     assert_eq!(merge(&[&image]).unwrap().block_size, BlockSize::B512);
 }
+
+#[test]
+fn a_layers_own_devices_become_devices_of_the_result() {
+    let device = vec![0x77_u8; 8192];
+    let options = WriterOptions {
+        devices: vec![DeviceInfo { tag: b"its own".to_vec(), blocks: 2 }],
+        ..WriterOptions::default()
+    };
+    let start = BlockAddress { device: 1, block: 1 };
+    let data = FileData::Extent { start, size: 4000 };
+    let tree = tree_of(&[("far", Content::Regular(data), &[])]);
+    let (upper, _) = ImageWriter::new(Vec::new(), options).unwrap().finish(&tree, [5; 16]).unwrap();
+    let lower = image_of(&tree_of(&[("near", file(b"1"), &[])]), 4);
+    let lower = Image::open(&lower[..]).unwrap();
+    let given = Image::open_with_devices(&upper[..], vec![&device[..]]).unwrap();
+    let merged = merge(&[&lower, &given]).unwrap();
+    let found: Vec<_> = merged.devices.iter().map(|d| (d.layer, d.device, d.info.blocks)).collect();
+    let upper_blocks = u32::try_from(upper.len() / 4096).unwrap();
+    assert_eq!(found[1..], [(1, 0, upper_blocks), (1, 1, 2)]);
+    assert_eq!(merged.devices[2].info.tag, b"its own");
+    let far = &merged.tree[merged.tree.lookup([&b"far"[..]]).unwrap()];
+    let start = BlockAddress { device: 3, block: 1 };
+    let Content::Regular(FileData::Chunks { chunks, .. }) = &far.content else {
+        panic!("{:?}", far.content)
+    };
+    assert_eq!(**chunks, [Some(start)]);
+
+    // Without its device the layer cannot be merged; behind it in one file it can.
+    let alone = Image::open(&upper[..]).unwrap();
+    assert_eq!(merge(&[&alone]).unwrap_err().kind(), ErrorKind::NotFound);
+    let flattened = [&upper[..], &device[..]].concat();
+    let flattened = Image::open(flattened).unwrap();
+    let merged = merge(&[&flattened]).unwrap();
+    assert_eq!(merged.devices.len(), 1);
+}
+
+#[test]
+fn a_directory_with_two_names_is_refused() {
+    let tree = tree_of(&[("a/x", file(b"1"), &[]), ("b/", dir(), &[])]);
+    let image = image_of(&tree, 1);
+    let opened = Image::open(&image[..]).unwrap();
+    let (a, b) = (opened.resolve(b"a", true).unwrap(), opened.resolve(b"b", true).unwrap());
+    let (a, b) = (a.nid.0.to_le_bytes(), b.nid.0.to_le_bytes());
+    let root = usize::try_from(opened.resolve(b"", true).unwrap().head_end()).unwrap();
+    let at = image[root..].windows(8).position(|bytes| bytes == b).unwrap();
+    let mut damaged = image.clone();
+    damaged[root + at..root + at + 8].copy_from_slice(&a);
+    let damaged = Image::open(damaged).unwrap();
+    assert_eq!(merge(&[&damaged]).unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(damaged.load_tree().unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(crate::diff(&damaged, &opened).unwrap_err().kind(), ErrorKind::Corrupt);
+}

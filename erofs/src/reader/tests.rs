@@ -91,3 +91,62 @@ fn a_cut_image_never_reads_past_its_end() {
         }
     }
 }
+
+#[test]
+fn flat_data_nowhere_is_a_hole() {
+    // `hi` becomes a plain file of 10,000 bytes without blocks.
+    let bytes = Patch::u16(4224, 0).apply(Patch::u32(4224 + 8, 10_000).apply(worked_example(12)));
+    let image = Image::open(bytes).unwrap();
+    let hi = image.resolve(b"hi", true).unwrap();
+    let extents: Vec<_> = image.extents(&hi).map(Result::unwrap).collect();
+    assert_eq!(extents, [Extent { offset: 0, length: 10_000, source: ExtentSource::Hole }]);
+    let mut buf = [1; 100];
+    assert_eq!(image.read_at(&hi, &mut buf, 9_950).unwrap(), 50);
+    assert_eq!(buf[..50], [0; 50]);
+    let tree = image.load_tree().unwrap();
+    let id = tree.lookup([&b"hi"[..]]).unwrap();
+    let chunks = [None].into();
+    let hole = FileData::Chunks { size: 10_000, chunk_bits: 14, chunks };
+    assert_eq!(tree[id].content, Content::Regular(hole));
+}
+
+#[test]
+fn links_are_followed_inside_the_image_only() {
+    let link = |target: &str| Content::Symlink(target.as_bytes().into());
+    let bytes = |text: &str| Content::Regular(FileData::Bytes(text.as_bytes().into()));
+    let tree = crate::testing::tree_of(&[
+        ("etc/passwd", bytes("inside"), &[]),
+        ("up", link("../../../etc/passwd"), &[]),
+        ("absolute", link("/etc/../etc/passwd"), &[]),
+        ("etc/dir", link("/etc"), &[]),
+        ("loop", link("loop"), &[]),
+        ("dangling", link("nowhere"), &[]),
+    ]);
+    let image = Image::open(crate::testing::image_of(&tree, 1)).unwrap();
+    let passwd = image.resolve(b"etc/passwd", true).unwrap();
+    for path in ["up", "absolute", "/etc/dir/dir/../etc/dir/passwd", "..//etc/./passwd"] {
+        assert_eq!(image.resolve(path.as_bytes(), true).unwrap(), passwd, "{path}");
+    }
+    assert_eq!(image.resolve(b"up", false).unwrap().file_type, FileType::Symlink);
+    for path in ["loop", "dangling", "etc/passwd/x", "none"] {
+        let error = image.resolve(path.as_bytes(), true).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{path}");
+    }
+}
+
+#[test]
+fn fifty_thousand_nested_directories_need_no_stack() {
+    let mut tree = crate::Tree::new();
+    let mut here = crate::Tree::ROOT;
+    for _ in 0..50_000 {
+        let next = tree.add(crate::Inode::directory());
+        tree[here].entries_mut().unwrap().insert((*b"d").into(), next);
+        here = next;
+    }
+    let image = Image::open(crate::testing::image_of(&tree, 1)).unwrap();
+    assert_eq!(image.load_tree().unwrap().len(), 50_001);
+    assert_eq!(crate::check(&image).findings, []);
+    crate::dump(&image, &mut std::io::sink()).unwrap();
+    assert_eq!(crate::merge(&[&image]).unwrap().tree.len(), 50_001);
+    assert_eq!(crate::diff(&image, &image).unwrap(), []);
+}
