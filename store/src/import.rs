@@ -156,10 +156,13 @@ pub fn import(
         let wait = options.wait;
         Store::open(root, OpenOptions { wait, ..OpenOptions::default() })
     };
-    // Makes the store if there is none, and finds out now if it cannot be written.
-    let staging = {
-        let _store = open()?;
-        Staging::new(root)?
+    let staging = match Staging::new(root) {
+        // There is no store: opening makes one.
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            drop(open()?);
+            Staging::new(root)?
+        }
+        staging => staging?,
     };
     let archives = open_archives(sources, &staging, options, cancel)?;
     let mut plan = plan::Plan::new(&archives, options)?;

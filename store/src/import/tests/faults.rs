@@ -44,10 +44,22 @@ fn a_layer_that_fails_leaves_nothing() {
         blob[middle] ^= 0x55;
     };
     let fine = |_: &mut Vec<u8>, _: &mut serde_json::Value| {};
+    let false_digest = |_: &mut Vec<u8>, descriptor: &mut serde_json::Value| {
+        // Another blob of the archive, with its own size: only the diffID tells.
+        let other = layer_tar(&[("bottom", &[1; 100_000])]);
+        descriptor["digest"] = json!(Digest::of(&other));
+        descriptor["size"] = json!(other.len());
+    };
+    let trailing = |blob: &mut Vec<u8>, descriptor: &mut serde_json::Value| {
+        blob.push(0);
+        descriptor["size"] = json!(blob.len());
+    };
     let lost = with_links(tar.clone(), &[("link", "nowhere")]);
     let cases = [
         ("damaged", with_middle(&tar, &top, flip), ErrorKind::Corrupt),
         ("damaged, and needed above", with_middle(&tar, &needy, flip), ErrorKind::Corrupt),
+        ("another layer", with_middle(&tar, &top, false_digest), ErrorKind::Corrupt),
+        ("a byte too many", with_middle(&tar, &top, trailing), ErrorKind::Corrupt),
         ("cut tar", with_middle(&tar[..200_000], &top, fine), ErrorKind::Corrupt),
         ("link to nothing", with_middle(&lost, &top, fine), ErrorKind::Invalid),
         ("no tar", with_middle(&noise, &top, fine), ErrorKind::Corrupt),
