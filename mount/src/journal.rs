@@ -25,7 +25,7 @@ pub(crate) struct Journal {
 }
 
 /// A journal shorter than this is never rewritten.
-const COMPACT_FROM: u64 = 256 << 10;
+const COMPACT_FROM: u64 = 16 << 10;
 
 impl Journal {
     pub(crate) fn new(path: PathBuf, boot: String, namespace: u64) -> Self {

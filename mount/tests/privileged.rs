@@ -1,5 +1,7 @@
 //! Mounts on the real kernel, each test in a private mount namespace.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "test code")]
+
 mod support;
 
 use std::fs;
@@ -373,7 +375,7 @@ privileged! {
         assert_eq!(without.kind(), ErrorKind::Invalid);
         for backing in [Backing::Auto, Backing::Loop] {
             let registry = bench.registry().with_backing(backing);
-            registry.mount_image_file(&path, &[blob.clone()], &target, &user("u")).unwrap();
+            registry.mount_image_file(&path, std::slice::from_ref(&blob), &target, &user("u")).unwrap();
             assert_eq!(read(target.join("data")), "d".repeat(8192));
             assert_eq!(registry.mounts().unwrap()[0].kind, TargetKind::Image);
             registry.unmount(&target).unwrap();
@@ -471,7 +473,7 @@ privileged! {
         }
         tmpfs(&target);
         registry.unmount(&target).unwrap();
-        assert_eq!(mounted_below(bench.path()), [target.clone()]);
+        assert_eq!(mounted_below(bench.path()), std::slice::from_ref(&target));
         sys::unmount(&target).unwrap();
         assert_nothing_left(&bench, &registry);
         // Our mount was taken away and another one is there: it is not ours to unmount.
@@ -480,7 +482,7 @@ privileged! {
         tmpfs(&target);
         let report = registry.reconcile(&everybody_lives).unwrap();
         assert_eq!(report.forgotten.len(), 1, "{report:?}");
-        assert_eq!(mounted_below(bench.path()), [target.clone()]);
+        assert_eq!(mounted_below(bench.path()), std::slice::from_ref(&target));
         sys::unmount(&target).unwrap();
         assert_nothing_left(&bench, &registry);
     }

@@ -2,6 +2,8 @@
 //!
 //! The killed process is this test binary again, running only [`privileged_child`].
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "test code")]
+
 mod support;
 
 use std::collections::BTreeMap;

@@ -1,5 +1,6 @@
 //! What tests of real mounts share: a private mount namespace for each, and layers to mount.
 #![allow(dead_code, unreachable_pub, reason = "every test file uses its own part")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "test code")]
 
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -27,7 +28,7 @@ pub fn isolated(path: &str, body: impl FnOnce()) {
     let output = Command::new("unshare")
         .args(["--mount", "--propagation", "private", "--"])
         .arg(std::env::current_exe().unwrap())
-        .args([name, "--exact", "--nocapture", "--test-threads=1"])
+        .args([name, "--exact", "--nocapture", "--include-ignored", "--test-threads=1"])
         .env(ISOLATED, name)
         .stdin(Stdio::null())
         .output()
