@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::db::Records;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::layout::REMOVED;
 use crate::snapshot::{Kind, Scratch, Snapshot};
 use crate::staging::{Claim, claim, listed};
@@ -121,8 +121,16 @@ impl Store {
         // Every maker of files holds this lock for reading from its first file to its record.
         let _alone = self.exclusively();
         let read = self.read()?;
-        let found = self.leftovers(&read, false)?;
         let mut swept = Swept::default();
+        let found = match self.leftovers(&read, false) {
+            // What an unreadable record refers to would look like a leftover. The store opens, so that fsck and
+            // everything that does not need the record work.
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                swept.kept.push((self.layout().root().to_owned(), reason(&error)));
+                return Ok(swept);
+            }
+            found => found?,
+        };
         // The numbers of leftovers were given out by transactions that never committed; they are spent.
         if found.highest > read.sequence()? {
             let mut write = self.write()?;

@@ -260,12 +260,17 @@ fn records_that_contradict_each_other_are_found_and_left_alone() {
     assert!(found.contains(&"image-snapshot-missing"), "{report:?}");
 
     tamper(&root, TABLE_SNAPSHOTS, b"damaged", |_| Some(b"{".to_vec()));
-    // The store opens only as far as its sweep can trust the records.
-    let error = Store::open(&root, store::OpenOptions::default()).unwrap_err();
-    assert_eq!(error.kind(), store::ErrorKind::Corrupt);
-    let mut reading =
-        Store::open(&root, store::OpenOptions { read_only: true, ..Default::default() }).unwrap();
-    let report = reading.fsck(FsckOptions::default()).unwrap();
+    std::fs::create_dir(root.join("snapshots/99")).unwrap();
+    let mut store = open(&root).unwrap();
+    assert!(root.join("snapshots/99").exists(), "nothing is swept while a record cannot be read");
+    assert_eq!(store.swept().kept.len(), 1);
+    assert!(store.stat(b"orphan").is_ok());
+    assert_eq!(store.stat(b"damaged").unwrap_err().kind(), store::ErrorKind::Corrupt);
+    assert_eq!(
+        store.gc(GcOptions::default(), &|_| false).unwrap_err().kind(),
+        store::ErrorKind::Corrupt
+    );
+    let report = store.fsck(FsckOptions::default()).unwrap();
     assert!(codes(&report).contains(&("record-unreadable", false)), "{report:?}");
     assert!(!report.findings.iter().any(|finding| finding.code == "leftover"), "{report:?}");
 }
