@@ -40,11 +40,13 @@ enum Task {
         purpose: Purpose,
     },
     /// A real image imported, mounted and run, with every claim checked
-    Demo,
+    Demo(demo::DemoArguments),
     /// Everything CI checks: format, lints, dependencies, tests on the real kernel, short fuzz runs
     Test(ci::TestArguments),
     /// Plywood against its peers; writes docs/benchmarks.md and its plots
     Bench(bench::BenchArguments),
+    /// Shell completions and man pages, into target/docs
+    Docs,
     /// Run every fuzz target for some minutes
     Fuzz {
         /// Minutes in all, shared evenly among the targets
@@ -56,9 +58,10 @@ enum Task {
 fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Setup { purpose } => packages::set_up(purpose),
-        Task::Demo => demo::demo(),
+        Task::Demo(arguments) => demo::demo(&arguments),
         Task::Test(arguments) => ci::test(&arguments),
         Task::Bench(arguments) => bench::bench(&arguments),
+        Task::Docs => docs(),
         Task::Fuzz { minutes } => fuzzing::fuzz(minutes * 60),
     };
     match result {
@@ -68,4 +71,20 @@ fn main() -> ExitCode {
             if error.is::<SetUpMissing>() { ExitCode::from(3) } else { ExitCode::FAILURE }
         }
     }
+}
+
+fn docs() -> anyhow::Result<()> {
+    let generate = [
+        "run",
+        "--quiet",
+        "--package",
+        "xtask",
+        "--features",
+        "docs",
+        "--bin",
+        "plywood-docs",
+        "--",
+    ];
+    let directory = workspace::target().join("docs");
+    program::run(program::cargo(generate).arg(directory)).map(drop)
 }

@@ -6,9 +6,10 @@ mod session;
 mod traces;
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use clap::Args;
 
 use self::image::DemoImage;
 use self::session::{Session, heading, rate};
@@ -22,17 +23,29 @@ const REFERENCE: &str = "plywood.example/demo:1";
 /// Read by the containers, and looked for in the page cache.
 const LARGE: &str = "opt/demo/large";
 
-pub(crate) fn demo() -> Result<()> {
+/// Options of `cargo xtask demo`.
+#[derive(Args)]
+pub(crate) struct DemoArguments {
+    /// Show this program instead of building one
+    #[arg(long, value_name = "FILE")]
+    plywood: Option<PathBuf>,
+}
+
+pub(crate) fn demo(arguments: &DemoArguments) -> Result<()> {
     packages::set_up(Purpose::Demo)?;
     packages::require_root("demo", "the demo mounts images and runs containers, which takes root")?;
     let directory = workspace::target().join("demo");
 
     heading("a real image, from Debian packages");
     let image = image::build(&directory.join("image"), REFERENCE)?;
-    heading("the program");
-    program::run(&mut program::cargo(["build", "--release", "--package", "plywood"]))?;
-
-    let plywood = workspace::target().join("release/plywood");
+    let plywood = match &arguments.plywood {
+        Some(plywood) => std::path::absolute(plywood)?,
+        None => {
+            heading("the program");
+            program::run(&mut program::cargo(["build", "--release", "--package", "plywood"]))?;
+            workspace::target().join("release/plywood")
+        }
+    };
     let mut session = Session::new(plywood, &directory);
     unmount_below(&directory)?;
     for left in [&session.root, &session.run, &directory.join("mounted")] {
@@ -50,6 +63,7 @@ pub(crate) fn demo() -> Result<()> {
     run(&mut session, &image)?;
     write(&mut session)?;
     share(&mut session)?;
+    kill(&mut session)?;
     clean(&mut session)?;
 
     heading("nothing is left");
@@ -220,18 +234,35 @@ fn share(session: &mut Session) -> Result<()> {
     session.claim(erofs_mounted(&session.run)? == 0, "both have ended and nothing is mounted")
 }
 
+/// The program dies in the middle; the next command puts everything right.
+fn kill(session: &mut Session) -> Result<()> {
+    heading("kill -9 while a container runs");
+    let mut victim =
+        session.container("victim", REFERENCE, "echo started; read go; : container victim")?;
+    victim.expect("started")?;
+    session.claim(erofs_mounted(&session.run)? == image::LAYERS, "the volumes are mounted")?;
+    victim.kill()?;
+    let (_, took) = session.plywood(&["mount", "ls"])?;
+    session.stage("reconcile after kill -9", took, "within the next command, whatever it is");
+    session.claim(
+        volumes(session)? == 0 && erofs_mounted(&session.run)? == 0,
+        "the next command has taken away what the dead one held",
+    )
+}
+
 /// Everything is removed again.
 fn clean(session: &mut Session) -> Result<()> {
     heading("clean up");
+    let (_, took) = session.plywood(&["fsck"])?;
+    session.stage("fsck", took, "every byte of every layer");
     session.plywood(&["image", "remove", REFERENCE])?;
     session.plywood(&["gc", "--dry-run"])?;
     let layers = entries(&session.root.join("layers"))?;
     session.claim(layers == image::LAYERS, "a dry run deletes nothing")?;
     let (_, took) = session.plywood(&["gc"])?;
     session.stage("gc", took, "");
-    let (_, took) = session.plywood(&["fsck"])?;
-    session.stage("fsck", took, "clean");
-    session.claim(true, "fsck finds nothing")?;
+    session.plywood(&["fsck"])?;
+    session.claim(true, "fsck finds nothing wrong before and after")?;
     for part in ["layers", "snapshots", "staging"] {
         let directory = session.root.join(part);
         session.claim(entries(&directory)? == 0, &format!("{part}/ of the store is empty"))?;

@@ -182,6 +182,13 @@ impl Container {
         bail!("the container's process is not in /proc")
     }
 
+    /// Kills the program, not the container, in a way that leaves it no time for anything.
+    pub(super) fn kill(mut self) -> Result<()> {
+        println!("$ kill -9 {}", self.child.id());
+        self.child.kill().context("cannot kill plywood")?;
+        self.child.wait().context("cannot wait for plywood").map(drop)
+    }
+
     /// Closes its standard input and waits for its end.
     pub(super) fn end(mut self) -> Result<()> {
         drop(self.input.take());
