@@ -42,21 +42,37 @@ pub fn set_xattr(path: &[u8], name: &[u8], value: &[u8]) -> Result<()> {
     })
 }
 
-/// Calls with an empty buffer for the length, then with one of that length, again if it grew in between.
+/// Longest list of names and longest value that Linux has (`XATTR_LIST_MAX`, `XATTR_SIZE_MAX`).
+const LONGEST: usize = 65_536;
+
+/// Calls with a buffer that nearly always suffices, then with one that always does.
 fn whole(call: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> rustix::io::Result<Vec<u8>> {
-    loop {
-        let length = call(&mut [])?;
-        if length == 0 {
-            return Ok(Vec::new());
+    let mut buffer = vec![0; 1024];
+    let length = match call(&mut buffer) {
+        Err(Errno::RANGE) => {
+            buffer.resize(LONGEST, 0);
+            call(&mut buffer)?
         }
-        let mut buffer = vec![0; length];
-        match call(&mut buffer) {
-            Ok(length) => {
-                buffer.truncate(length);
-                return Ok(buffer);
-            }
-            Err(Errno::RANGE) => {}
-            Err(error) => return Err(error),
-        }
+        result => result?,
+    };
+    buffer.truncate(length);
+    Ok(buffer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_what_was_set() {
+        // Beside the sources: temporary file systems of old kernels have no user xattrs.
+        let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let path = directory.path().as_os_str().as_encoded_bytes();
+        assert_eq!(xattrs(path).unwrap(), []);
+        set_xattr(path, b"user.b", b"").unwrap();
+        set_xattr(path, b"user.a", &[7; 2000]).unwrap();
+        let expected = [(b"user.a".to_vec(), vec![7; 2000]), (b"user.b".to_vec(), Vec::new())];
+        assert_eq!(xattrs(path).unwrap(), expected);
+        assert!(xattrs(b"/nowhere").is_err());
     }
 }
