@@ -1,4 +1,5 @@
 //! Layers that must be refused, each with its kind of error, and never with a panic.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! Images back to tars, differences, directories, and trees of every shape there and back.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;
 

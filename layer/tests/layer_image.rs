@@ -1,4 +1,5 @@
 //! Layer tars into images: what every kind of entry becomes.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;
 

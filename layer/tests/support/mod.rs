@@ -1,5 +1,5 @@
 //! Tars built header by header, and images taken apart again.
-#![allow(dead_code, reason = "every test file uses a part")]
+#![allow(dead_code, unreachable_pub, reason = "every test file uses a part")]
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
