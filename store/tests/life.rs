@@ -426,3 +426,48 @@ fn images_need_what_they_name() {
     assert_eq!(store.image("example.org/app:1").unwrap(), None);
     assert_eq!(store.layers().unwrap().len(), 2, "only the name is gone");
 }
+
+#[test]
+fn privileged_a_rolled_back_number_is_spent() {
+    let fixture = Fixture::new();
+    let last = prepare(&fixture.store, "last", "").unwrap().id;
+    // Something immovable where the next directory has to go: the transaction is rolled back at its last step.
+    let obstacle = fixture.root().join(format!("snapshots/{}", last + 1));
+    std::fs::create_dir(&obstacle).unwrap();
+    let immutable = |flag: &str| {
+        let status =
+            std::process::Command::new("chattr").arg(flag).arg(&obstacle).status().unwrap();
+        assert!(
+            status.success(),
+            "this test sets the immutable flag and must run as root on a file system that has it"
+        );
+    };
+    immutable("+i");
+    let refused = prepare(&fixture.store, "refused", "");
+    immutable("-i");
+    assert_eq!(kind(refused), ErrorKind::ReadOnly);
+    assert_eq!(kind(fixture.store.stat(b"refused")), ErrorKind::NotFound);
+    let names: Vec<_> = std::fs::read_dir(fixture.root().join("snapshots"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(names.len(), 2, "the directory without number is gone: {names:?}");
+    std::fs::remove_dir(&obstacle).unwrap();
+    let fixture = fixture.reopened();
+    assert!(fixture.store.swept().is_empty());
+    assert_eq!(prepare(&fixture.store, "next", "").unwrap().id, last + 2);
+}
+
+#[test]
+fn a_cancelled_commit_changes_nothing() {
+    let fixture = Fixture::fast();
+    let active = prepare(&fixture.store, "a", "").unwrap();
+    std::fs::write(upper(&fixture.store, &active).join("file"), "content").unwrap();
+    let options = store::CommitOptions::default();
+    options.cancel.cancel();
+    assert_eq!(kind(fixture.store.commit(b"c", b"a", &options)), ErrorKind::Cancelled);
+    assert_eq!(fixture.store.list(&[]).unwrap(), [active]);
+    assert_eq!(fixture.store.layers().unwrap(), []);
+    assert_eq!(std::fs::read_dir(fixture.root().join("staging")).unwrap().count(), 0);
+    commit(&fixture.store, "c", "a").unwrap();
+}
