@@ -71,9 +71,11 @@ impl Registry {
         let mut locked = self.locked()?;
         self.check_target(&mut Volumes::new(self, &mut locked.journal), &target)?;
         if let Some(scratch) = &scratch {
-            let others = &locked.journal.state().targets;
-            let other = others.iter().find(|(_, other)| other.upper == scratch.upper);
-            if let Some((path, other)) = other {
+            for (path, other) in &locked.journal.state().targets {
+                // One that is not there any more is only waiting for reconcile.
+                if other.upper != scratch.upper || identity_at(path)? != Some(other.identity) {
+                    continue;
+                }
                 return Err(Error::new(
                     ErrorKind::Busy,
                     format!("the scratch is mounted at {} by {}", path.display(), other.holder),

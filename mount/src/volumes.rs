@@ -11,7 +11,7 @@ use crate::journal::Journal;
 use crate::record::{Identity, Record};
 use crate::registry::{make_directory, unix_time_now};
 use crate::state::State;
-use crate::{Error, Registry, Result, VolumeId, image, scratch};
+use crate::{Error, ErrorKind, Registry, Result, VolumeId, image, scratch};
 
 /// A volume that somebody wants mounted.
 #[derive(Debug, Clone)]
@@ -115,7 +115,12 @@ impl<'a> Volumes<'a> {
             missing.push(wanted);
         }
         for id in gone {
-            self.undo(&id)?;
+            if self.undo(&id)? == Undone::Busy {
+                return Err(Error::new(
+                    ErrorKind::Busy,
+                    format!("volume {id} was left half made by a process that died, and is in use"),
+                ));
+            }
         }
         if missing.is_empty() {
             return Ok(());
