@@ -21,7 +21,8 @@ pub struct OpenOptions {
     pub wait: Duration,
     /// Make the store if there is none.
     pub create: bool,
-    /// Change nothing, not even leftovers; works on a read-only file system.
+    /// Change nothing, not even leftovers; works on a read-only file system, and beside other readers. Only a database
+    /// that was killed while open for writing is recovered (and swept) first, where that is possible.
     pub read_only: bool,
 }
 
@@ -88,16 +89,27 @@ impl Store {
             }
         };
         let database = if options.read_only {
-            Database::open_read_only(&layout.metadata())?
+            match Database::open_read_only(&layout.metadata()) {
+                // Killed while it was open for writing. Recovery changes no record, so it is done even for a reader,
+                // where the directory can be written.
+                Err(error) if error.kind() == ErrorKind::FailedPrecondition => {
+                    drop(lock);
+                    let writing =
+                        OpenOptions { create: false, read_only: false, ..options.clone() };
+                    return match Self::open(root, writing) {
+                        Ok(recovered) => {
+                            drop(recovered);
+                            Self::open(root, options)
+                        }
+                        Err(denied) if denied.kind() == ErrorKind::ReadOnly => Err(error),
+                        Err(other) => Err(other),
+                    };
+                }
+                database => database?,
+            }
         } else {
             Database::open(&layout.metadata())?
         };
-        if !exists {
-            // The database's own name must survive the power cut that its content survives.
-            sys::file::sync_directory(layout.root()).map_err(|source| {
-                Error::sys(format!("making the store {}", root.display()), source)
-            })?;
-        }
         let mut store = Self {
             layout,
             database,

@@ -5,8 +5,8 @@
 mod fixture;
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -29,11 +29,10 @@ fn no_wait() -> OpenOptions {
     OpenOptions { wait: Duration::ZERO, ..OpenOptions::default() }
 }
 
-#[test]
-fn a_second_process_waits_or_is_told_who_has_the_store() {
-    let directory = tempfile::tempdir().unwrap();
+/// A child that has the store open, and its store.
+fn holder(directory: &tempfile::TempDir) -> (Child, PathBuf) {
     let root = directory.path().join("root");
-    let mut child = Command::new(std::env::current_exe().unwrap())
+    let child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "child", "--ignored", "--test-threads=1"])
         .env(ROOT, &root)
         .stdout(Stdio::null())
@@ -44,6 +43,26 @@ fn a_second_process_waits_or_is_told_who_has_the_store() {
         assert!(Instant::now() < deadline, "the child does not get there");
         std::thread::sleep(Duration::from_millis(10));
     }
+    (child, root)
+}
+
+#[test]
+fn a_reader_recovers_what_a_killed_writer_left() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut child, root) = holder(&directory);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let reading = OpenOptions { read_only: true, ..no_wait() };
+    let one = Store::open(&root, reading.clone()).unwrap();
+    let other = Store::open(&root, reading).unwrap();
+    assert_eq!(one.list(&[]).unwrap().len(), 1);
+    assert_eq!(kind(prepare(&other, "new", "")), ErrorKind::ReadOnly);
+}
+
+#[test]
+fn a_second_process_waits_or_is_told_who_has_the_store() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut child, root) = holder(&directory);
     for options in [no_wait(), OpenOptions { read_only: true, ..no_wait() }] {
         let error = Store::open(&root, options).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Busy);
