@@ -45,11 +45,13 @@ pub fn bare_config(platform: &Platform, diff_id: Digest) -> Result<Document> {
     document(OCI_CONFIG, &config)
 }
 
-/// The config of an image with one more layer on top.
+/// The config of an image with one more layer on top. Its history, if it has one, gets one more entry.
 pub fn stacked_config(base: &Document, diff_id: Digest) -> Result<Document> {
     let mut config = object(base)?;
     list(rootfs(&mut config)?, "diff_ids")?.push(json!(diff_id));
-    list(&mut config, "history")?.push(history());
+    if config.get("history").is_some_and(Value::is_array) {
+        list(&mut config, "history")?.push(history());
+    }
     document(OCI_CONFIG, &config)
 }
 

@@ -577,6 +577,12 @@ fn composed_documents() {
     assert_eq!(value["history"].as_array().unwrap().len(), 2);
     assert_eq!(value["variant"], "v6");
     assert_eq!(stacked.digest, stacked_config(&bare, top).unwrap().digest);
+    // Without a history there is none for the layers below, so none is begun.
+    let silent = br#"{"rootfs":{"type":"layers","diff_ids":null}}"#.to_vec();
+    let stacked_on_silent = stacked_config(&Document::new(CONFIG, silent), top).unwrap();
+    let value: Value = serde_json::from_slice(&stacked_on_silent.bytes).unwrap();
+    assert_eq!(value["rootfs"]["diff_ids"], json!([top]));
+    assert_eq!(value["history"], Value::Null);
     let rebuilt = rebuilt_config(&stacked, &[top]).unwrap();
     let value: Value = serde_json::from_slice(&rebuilt.bytes).unwrap();
     assert_eq!(value["rootfs"]["diff_ids"], json!([top]));
@@ -585,4 +591,35 @@ fn composed_documents() {
     assert_eq!(value["config"]["digest"], json!(stacked.digest));
     assert_eq!(value["layers"][1]["size"], 4);
     assert_eq!(value["layers"][0]["mediaType"], format!("{LAYER}+gzip"));
+}
+
+proptest::proptest! {
+    /// Bytes changed anywhere: an error or an image, never a panic; and what is read of an image is what its digests
+    /// promise.
+    #[test]
+    fn changed_bytes(changes in proptest::collection::vec((0.0..1.0, 0..=255_u8), 1..6), docker: bool) {
+        let mut tar = if docker {
+            docker_archive("linux/amd64", &two_layers().map(|_| layer_tar(&[("a", b"b")])), &["x"])
+        } else {
+            let (mut files, _) = simple();
+            files.0.retain(|_, bytes| bytes.len() < 2000);
+            files.tar()
+        };
+        for (place, byte) in changes {
+            let place = (place * tar.len() as f64) as usize;
+            tar[place] = byte;
+        }
+        for archive in [Bench::new().file(&tar), Bench::new().pipe(&tar)].into_iter().flatten() {
+            let Ok(images) = archive.images(Some(&linux())) else { continue };
+            for image in images {
+                assert!(image.manifest.is_none_or(|found| Digest::of(&found.bytes) == found.digest));
+                for layer in image.layers {
+                    let mut bytes = Vec::new();
+                    if layer.check().is_ok() {
+                        layer.open().unwrap().read_to_end(&mut bytes).unwrap();
+                    }
+                }
+            }
+        }
+    }
 }
