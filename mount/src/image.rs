@@ -127,6 +127,8 @@ fn by_loop(image: &Path, devices: &[PathBuf], facts: &ImageFacts) -> sys::Result
     let others: Vec<LoopDevice> =
         devices.iter().map(|path| attach(path)).collect::<Result<_, _>>()?;
     let context = FsContext::open("erofs")?;
+    // A read-only block device is refused (EACCES) without it.
+    context.set_flag("ro")?;
     context.set_string("source", primary.path())?;
     for device in &others {
         context.set_string("device", device.path())?;
@@ -135,8 +137,6 @@ fn by_loop(image: &Path, devices: &[PathBuf], facts: &ImageFacts) -> sys::Result
 }
 
 fn finish(context: &FsContext) -> sys::Result<DetachedMount> {
-    // A read-only block device is refused (EACCES) without it.
-    context.set_flag("ro")?;
     context.create()?;
     context.mount(MountAttributes { read_only: true, ..MountAttributes::default() })
 }

@@ -39,11 +39,14 @@ impl Journal {
 
     /// Takes in what other processes have written, or starts a new journal if there is none of this boot.
     pub(crate) fn catch_up(&mut self) -> Result<()> {
-        let current = match &self.file {
-            Some(file) => self.is_current(file)?,
-            None => false,
+        let length = match &self.file {
+            Some(file) => self.length_if_current(file)?,
+            None => None,
         };
-        if !current {
+        if length == Some(self.read) && self.read > 0 {
+            return Ok(());
+        }
+        if length.is_none() {
             self.file = None;
             self.read = 0;
             self.state = State::default();
@@ -54,10 +57,6 @@ impl Journal {
             }
         }
         let Some(file) = &self.file else { return Ok(()) };
-        let length = file.metadata().map_err(|error| self.failed("stat", error))?.len();
-        if length == self.read && length > 0 {
-            return Ok(());
-        }
         let mut text = Vec::new();
         let mut reader = file;
         reader
@@ -67,14 +66,17 @@ impl Journal {
         self.replay(&text)
     }
 
-    /// Whether the open file is the one that has the name: compaction and a new boot replace it.
-    fn is_current(&self, file: &File) -> Result<bool> {
+    /// Length of the open file, if it is the one that has the name: compaction and a new boot replace it.
+    fn length_if_current(&self, file: &File) -> Result<Option<u64>> {
         let ours = file.metadata().map_err(|error| self.failed("stat", error))?;
-        Ok(match std::fs::metadata(&self.path) {
-            Ok(named) => (named.dev(), named.ino()) == (ours.dev(), ours.ino()),
-            Err(error) if error.kind() == IoKind::NotFound => false,
-            Err(error) => return Err(self.failed("stat", error)),
-        })
+        match std::fs::metadata(&self.path) {
+            Ok(named) if (named.dev(), named.ino()) == (ours.dev(), ours.ino()) => {
+                Ok(Some(ours.len()))
+            }
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == IoKind::NotFound => Ok(None),
+            Err(error) => Err(self.failed("stat", error)),
+        }
     }
 
     fn replay(&mut self, text: &[u8]) -> Result<()> {

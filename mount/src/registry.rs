@@ -3,7 +3,7 @@
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use store::{Chain, Layer, ScratchPaths};
@@ -56,7 +56,7 @@ impl Registry {
             .canonicalize()
             .map_err(|error| Error::io(format!("cannot find {}", run.display()), error))?;
         let failed = |error| Error::sys("cannot open the mount registry", error);
-        let boot = sys::process::boot_id().map_err(failed)?;
+        let boot = boot_id().map_err(failed)?;
         let namespace = sys::mount_namespace().map_err(failed)?;
         let journal = Mutex::new(Journal::new(journal::path_in(&run), boot, namespace));
         Ok(Self { run, wait, backing: Backing::Auto, old_overlay: false, lock, journal })
@@ -278,6 +278,16 @@ impl Drop for Locked<'_> {
         // It cannot fail on an open file; closing it would release it too.
         let _ = self.lock.unlock();
     }
+}
+
+/// The boot's id, which no process outlives.
+fn boot_id() -> sys::Result<String> {
+    static BOOT: OnceLock<String> = OnceLock::new();
+    if let Some(boot) = BOOT.get() {
+        return Ok(boot.clone());
+    }
+    let boot = sys::process::boot_id()?;
+    Ok(BOOT.get_or_init(|| boot).clone())
 }
 
 /// Makes `path`; an existing directory is fine.

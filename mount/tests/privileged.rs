@@ -386,6 +386,33 @@ privileged! {
         sys::unmount(&target).unwrap();
     }
 
+    fn privileged_described_mounts_can_be_performed_by_option_string() {
+        let bench = Bench::new();
+        let home = bench.directory("a:b,c\\d e");
+        let registry = Registry::open(&home.join("run"), Duration::from_secs(20)).unwrap();
+        let [upper, work, target] = ["fs", "work", "rootfs"].map(|name| home.join(name));
+        for directory in [&upper, &work, &target] {
+            fs::create_dir(directory).unwrap();
+        }
+        let scratch = ScratchPaths::Directory { upper: upper.clone(), work };
+        let active = chain("active", Some(scratch), bench.layers(3));
+        let holder = user("containerd");
+        let volumes = registry.hold(&active.layers, &holder).unwrap();
+        let dirs = registry.hold_scratch(&active, &holder).unwrap();
+        let described = mount::describe(&active, &volumes, Some(&dirs)).unwrap();
+        let options = described[0].options.join(",");
+        let kind = described[0].r#type.as_str();
+        sys::mount_with_options(&described[0].source, &target, kind, false, options.as_ref()).unwrap();
+        assert_eq!(read(target.join("layer-0")), "0");
+        fs::write(target.join("new"), "x").unwrap();
+        assert_eq!(read(upper.join("new")), "x");
+        // Released too early: the mount goes on, and nothing of ours is in the way.
+        registry.release(&holder).unwrap();
+        assert_eq!(read(target.join("top")), "2");
+        sys::unmount(&target).unwrap();
+        assert_nothing_left(&bench, &registry);
+    }
+
     fn privileged_holding_counts() {
         let bench = Bench::new();
         let registry = bench.registry();
