@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 use erofs::{
-    BlockAddress, BlockSize, Content, DeviceInfo, DeviceNumber, FileData, ImageWriter, Inode,
-    InodeId, Tree, WriterOptions,
+    BlockAddress, BlockSize, Content, DeviceInfo, DeviceNumber, FileData, Image, ImageWriter,
+    Inode, InodeId, Tree, WriterOptions,
 };
+use layer::{Cancel, write_layer_tar};
 
 fn main() {
     let directory = env::args_os().nth(1).map_or_else(
@@ -35,6 +36,14 @@ fn main() {
         fill(&mut tree);
         let writer = ImageWriter::new(Vec::new(), options.clone()).expect("valid options");
         let (image, _) = writer.finish(&tree, [7; 16]).expect("a valid tree");
+        if options.devices.is_empty() {
+            let image = Image::open(image.as_slice()).expect("what was written opens");
+            let mut tar = Vec::new();
+            write_layer_tar(&image, &mut tar, &Cancel::new()).expect("a tar of the same tree");
+            let tars = directory.with_file_name("layer_tar");
+            fs::create_dir_all(&tars).expect("the seeds' directory can be made");
+            fs::write(tars.join(name), tar).expect("a seed can be written");
+        }
         // See the target: the first byte tells the device's share.
         let mut bytes = vec![0];
         bytes.extend(&image);

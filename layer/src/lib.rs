@@ -1,4 +1,31 @@
 //! OCI layers to and from layer images.
+//!
+//! A layer is a tar of changes; a layer image is one EROFS file that the kernel mounts as one layer of an
+//! overlay. This crate turns each into the other and knows nothing of where they are kept.
+//!
+//! ```text
+//!  blob ──▶ inflate ──▶ tar entries ──▶ tree + data ──▶ layer image     write_layer_image
+//!                                                             │
+//!  overlayfs upper directory ───────────────────────▶ layer image     write_directory_image
+//!                                                             │
+//!  layer tar ◀──────────────────────────────────── layer image(s)     write_layer_tar, diff_tar
+//! ```
+//!
+//! Guarantees:
+//!
+//! * one pass over the blob; memory grows with the number of entries, not with the length of the files;
+//! * the same tar gives the same image bytes on any machine, whatever the compression and the timing;
+//! * deletions are data of the layer (overlayfs's whiteouts and opaque marks), so a layer image does not depend
+//!   on the layers below; the one exception, a hard link to a file of a lower layer, is copied through
+//!   [`Parents`] and reported in [`LayerImage::used_parents`];
+//! * nothing a layer says reaches outside of its image: names are never resolved on the host, `..` is refused,
+//!   symbolic links are never followed, and overlayfs's own xattrs are escaped;
+//! * what two readers could understand in two ways is refused; see the errors' kinds.
+//!
+//! Not known to a layer alone: a directory that it needs but does not name is made 0755, 0:0, also where a lower
+//! layer has it with other metadata.
+//!
+//! Nothing here calls `fsync`: whoever names the output file makes it durable.
 
 pub mod archive;
 mod compression;
