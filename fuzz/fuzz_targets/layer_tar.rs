@@ -17,16 +17,16 @@ fuzz_target!(|bytes: &[u8]| {
 });
 
 fn run(bytes: &[u8]) {
-    let Some(image) = convert(bytes) else { return };
+    let Some(image) = convert(bytes, 1 << 20) else { return };
     let tar = export(&image);
-    let again = convert(&tar).expect("an exported tar is a layer");
+    let again = convert(&tar, 1 << 30).expect("an exported tar is a layer");
     assert!(export(&again) == tar, "the tar of an exported tar is the same");
 }
 
 /// The image of a layer, or nothing if it is refused.
-fn convert(bytes: &[u8]) -> Option<Vec<u8>> {
+fn convert(bytes: &[u8], max_size: u64) -> Option<Vec<u8>> {
     let mut file: File = tempfile::tempfile().expect("a temporary file");
-    let options = LayerOptions { max_size: Some(1 << 20), ..LayerOptions::default() };
+    let options = LayerOptions { max_size: Some(max_size), ..LayerOptions::default() };
     write_layer_image(bytes, &file, &options, None, &(), &Cancel::new()).ok()?;
     let mut image = Vec::new();
     file.seek(SeekFrom::Start(0)).expect("a file seeks");

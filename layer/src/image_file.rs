@@ -19,6 +19,8 @@ const WRITEBACK: u64 = 8 << 20;
 #[derive(Debug)]
 pub(crate) struct ImageFile<'f> {
     file: &'f File,
+    /// Made when there is something to begin with; nothing depends on it.
+    writeback: Option<sys::Writeback>,
     hasher: blake3::Hasher,
     gathered: Vec<u8>,
     /// Length of the file so far.
@@ -39,6 +41,7 @@ impl<'f> ImageFile<'f> {
     pub(crate) fn new(file: &'f File) -> Self {
         Self {
             file,
+            writeback: None,
             hasher: blake3::Hasher::new(),
             gathered: Vec::with_capacity(2 * GATHER),
             written: 0,
@@ -78,7 +81,12 @@ impl<'f> ImageFile<'f> {
         self.hasher.update(bytes);
         self.written += bytes.len() as u64;
         if self.written - self.settled >= WRITEBACK {
-            sys::start_writeback(self.file, self.settled, self.written - self.settled);
+            if self.writeback.is_none() {
+                self.writeback = sys::Writeback::new(self.file).ok();
+            }
+            if let Some(writeback) = &self.writeback {
+                writeback.start(self.settled, self.written - self.settled);
+            }
             self.settled = self.written;
         }
         Ok(())

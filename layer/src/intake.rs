@@ -4,6 +4,7 @@ use std::io::BufRead;
 
 use erofs::{Content, FileData, ImageWriter, Sink};
 
+use crate::acl;
 use crate::error::{Error, Result};
 use crate::layer_tree::{LayerTree, Metadata, Place};
 use crate::layer_tree::{device_number, empty_file, owner, symlink};
@@ -63,12 +64,14 @@ impl<'w, S: Sink> Intake<'w, S> {
             let Place::Name(dir, name) = place else { return Err(root_is_no_directory()) };
             return self.tree.add_hard_link(dir, name, &path, &target);
         }
+        let mut xattrs = overlay::kept_xattrs(xattrs)?;
+        acl::conform(&mut xattrs, permissions)?;
         let metadata = Metadata {
             permissions,
             uid: owner("owner", uid)?,
             gid: owner("group", gid)?,
             mtime,
-            xattrs: overlay::kept_xattrs(xattrs)?,
+            xattrs,
         };
         let content = match kind {
             EntryKind::Directory => {

@@ -27,6 +27,7 @@
 //!
 //! Nothing here calls `fsync`: whoever names the output file makes it durable.
 
+mod acl;
 pub mod archive;
 mod compression;
 mod digest;

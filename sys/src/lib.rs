@@ -44,4 +44,4 @@ pub use mountinfo::{MountEntry, MountTable};
 pub use residency::{Residency, page_residency};
 #[cfg(target_os = "linux")]
 pub use unmount::{unmount, unmount_lazily};
-pub use writeback::start_writeback;
+pub use writeback::{Writeback, start_writeback};

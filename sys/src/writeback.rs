@@ -1,11 +1,56 @@
 //! Starting the way of written bytes to the disk before `fsync` asks for it.
 
 use std::fs::File;
+use std::io;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
 
 #[cfg(target_os = "linux")]
 use linux as imp;
 #[cfg(not(target_os = "linux"))]
 use other as imp;
+
+/// Begins the writing of a file's bytes to its disk from a thread of its own: the kernel lets a caller wait
+/// while the disk's queue is full, and who fills the file should not. Dropping it waits for what has been asked.
+#[derive(Debug)]
+pub struct Writeback {
+    ranges: Option<Sender<(u64, u64)>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Writeback {
+    /// For this file, through a descriptor of its own.
+    ///
+    /// # Errors
+    /// That of duplicating the descriptor.
+    pub fn new(file: &File) -> io::Result<Self> {
+        let file = file.try_clone()?;
+        let (ranges, asked) = channel();
+        let thread = std::thread::spawn(move || {
+            for (offset, length) in asked {
+                start_writeback(&file, offset, length);
+            }
+        });
+        Ok(Self { ranges: Some(ranges), thread: Some(thread) })
+    }
+
+    /// Asks for these bytes and returns at once.
+    pub fn start(&self, offset: u64, length: u64) {
+        if let Some(ranges) = &self.ranges {
+            // The thread ends only after the sender.
+            let _ = ranges.send((offset, length));
+        }
+    }
+}
+
+impl Drop for Writeback {
+    fn drop(&mut self) {
+        self.ranges = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
 
 /// Asks the kernel to begin writing these bytes of a file to its disk, without waiting for the end, so that a
 /// later `fsync` has less to do. A hint: where it cannot be followed nothing happens.
