@@ -134,7 +134,7 @@ fn picture(home: &Path) -> Picture {
 struct Bystander {
     bench: Bench,
     before: Picture,
-    open: fs::File,
+    open: Option<fs::File>,
 }
 
 impl Bystander {
@@ -151,7 +151,7 @@ impl Bystander {
         let target = bench.path().join("bystander");
         let options = MountOptions::default();
         registry.mount_chain(&view, &target, &user("bystander"), &options).unwrap();
-        let open = fs::File::open(target.join("top")).unwrap();
+        let open = Some(fs::File::open(target.join("top")).unwrap());
         let before = picture(bench.path());
         Self { bench, before, open }
     }
@@ -162,11 +162,21 @@ impl Bystander {
         assert_eq!(picture(home), self.before, "after {after}");
         eventually("loop devices free themselves", || loops_below(home).is_empty());
         assert_eq!(fs::read(home.join("bystander/top")).unwrap(), b"shared", "after {after}");
-        assert!(self.open.metadata().is_ok());
+        assert!(self.open.as_ref().unwrap().metadata().is_ok());
         let registry = Home(home).registry();
         assert_eq!(registry.volumes().unwrap().len(), 1, "after {after}");
         assert_eq!(registry.mounts().unwrap().len(), 1, "after {after}");
         assert!(registry.reconcile(&alive).unwrap().is_clean(), "after {after}");
+    }
+}
+
+impl Drop for Bystander {
+    fn drop(&mut self) {
+        // The directory can be removed only when nothing is mounted in it.
+        self.open = None;
+        let registry = Home(self.bench.path()).registry();
+        let _ = registry.unmount(&self.bench.path().join("bystander"));
+        let _ = registry.release(&user("bystander"));
     }
 }
 
