@@ -14,6 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::image_file::ImageFile;
 use crate::intake::Intake;
 use crate::layer_tree::{LayerTree, count_names};
+use crate::overlay;
 use crate::parents::{ImageSource, Parents, copy_from_parents};
 use crate::pipeline::{
     Chunk, ChunkReader, DEPTH, Measured, inflate, measure, read_blob, read_full,
@@ -58,6 +59,9 @@ pub struct LayerImage {
     /// Whether a hard link was resolved through the parents, so that the image depends on them and not on the
     /// diffID alone.
     pub used_parents: bool,
+    /// Whether the layer's root directory is opaque, so that nothing below the layer shows. overlayfs does not
+    /// honour the mark on a root (*observed* on Linux 6.18): whoever stacks layers has to end the stack here.
+    pub hides_lower: bool,
 }
 
 /// Makes a layer image of a layer's blob in one pass.
@@ -149,6 +153,7 @@ pub fn write_layer_image(
         uuid,
         entries: count_names(&tree),
         used_parents: lower.layers.is_some(),
+        hides_lower: tree.root().xattr(overlay::OPAQUE) == Some(b"y"),
     })
 }
 

@@ -173,6 +173,13 @@ fn whiteouts_and_opaque_directories() {
 }
 
 #[test]
+fn an_opaque_root_is_told() {
+    let tar = Tar::new().file(b"a", b"a").file(b".wh..wh..opq", b"").end();
+    assert!(make(&tar).unwrap().report.hides_lower);
+    assert!(!make(&Tar::new().file(b"a", b"a").end()).unwrap().report.hides_lower);
+}
+
+#[test]
 fn extended_headers() {
     let long = b"n".repeat(255);
     let deep = [b"some/directory/".repeat(20).as_slice(), b"leaf"].concat();

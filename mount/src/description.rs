@@ -129,6 +129,7 @@ mod tests {
                 uuid: [0; 16],
                 tar_size: 0,
                 entries: 0,
+                hides_lower: false,
                 created: Timestamp::now(),
             },
             path: PathBuf::from(format!("/layers/{index}.erofs")),

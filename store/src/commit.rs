@@ -187,6 +187,7 @@ fn convert(upper: &Path, staging: &Staging, cancel: &Cancel) -> Result<(LayerId,
         uuid: image.uuid,
         tar_size: 0,
         entries: image.entries,
+        hides_lower: false,
         created: Timestamp::now(),
     };
     Ok((id, record))

@@ -109,6 +109,9 @@ pub struct LayerRecord {
     pub tar_size: u64,
     /// Names in the image's tree, the root included.
     pub entries: u64,
+    /// The layer's root is opaque: chains end here, since overlayfs does not honour the mark on a root.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hides_lower: bool,
     /// When it was made.
     pub created: Timestamp,
 }

@@ -242,7 +242,11 @@ impl Store {
                 let record = records.layer(&id)?.ok_or_else(|| {
                     Error::corrupt(format!("layer {id} of snapshot {} has no record", shown(&name)))
                 })?;
+                let last = record.hides_lower;
                 layers.push(self.located(id, record));
+                if last {
+                    break;
+                }
             }
             next = snapshot.parent;
         }

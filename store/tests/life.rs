@@ -8,9 +8,9 @@ use std::os::unix::fs::MetadataExt;
 
 use fixture::{
     Fixture, add_image, add_layer, commit, commit_on, commit_options, committed, kind, labels,
-    prepare, upper, view,
+    prepare, staged_layer, upper, view,
 };
-use store::{ErrorKind, Kind, Labels, Scratch, ScratchPaths, Timestamp, Usage};
+use store::{ErrorKind, Kind, Labels, LayerRecord, Scratch, ScratchPaths, Timestamp, Usage};
 
 #[test]
 fn basic_layers_on_layers() {
@@ -470,4 +470,26 @@ fn a_cancelled_commit_changes_nothing() {
     assert_eq!(fixture.store.layers().unwrap(), []);
     assert_eq!(std::fs::read_dir(fixture.root().join("staging")).unwrap().count(), 0);
     commit(&fixture.store, "c", "a").unwrap();
+}
+
+#[test]
+fn a_chain_ends_at_a_layer_that_hides_all_below_and_has_no_layer_twice() {
+    let Fixture { store, directory: _directory } = Fixture::new();
+    let hiding = {
+        let (staging, id, record) = staged_layer(&store, b"hiding");
+        let record = LayerRecord { hides_lower: true, ..record };
+        store.add_layer(&staging, "image", id, record).unwrap()
+    };
+    let [bottom, empty, top] = ["bottom", "empty", "top"].map(|c| add_layer(&store, c.as_bytes()));
+    let mut below: Option<String> = None;
+    for (index, layer) in [&bottom, &hiding, &empty, &top, &empty].into_iter().enumerate() {
+        let name = format!("chain-{index}");
+        let parent = below.as_deref().map(str::as_bytes);
+        store.commit_layer(name.as_bytes(), parent, layer, Labels::new()).unwrap();
+        below = Some(name);
+    }
+    prepare(&store, "container", "chain-4").unwrap();
+    let chain = store.chain(b"container").unwrap();
+    let layers: Vec<_> = chain.layers.into_iter().map(|layer| layer.id).collect();
+    assert_eq!(layers, [empty, top, hiding]);
 }

@@ -125,6 +125,7 @@ pub fn layer_at(path: &Path, name: &str, files: &[(&str, &[u8])]) -> Layer {
             uuid,
             tar_size: 0,
             entries: files.len() as u64 + 1,
+            hides_lower: false,
             created: Timestamp::now(),
         },
         path: path.to_owned(),

@@ -178,6 +178,7 @@ impl Work<'_> {
             uuid: image.uuid,
             tar_size: image.tar_size,
             entries: image.entries,
+            hides_lower: image.hides_lower,
             created: Timestamp::now(),
         };
         let existing = Existing { id, record, path };
