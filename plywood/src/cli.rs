@@ -38,8 +38,9 @@ Examples:
   plywood doctor                              see what this host can do and what is missing
 
 Exit codes:
-  0 done, 1 failed, 2 usage, 3 set-up is missing, 4 not found, 5 exists or busy, 6 corrupt input or store,
-  7 not permitted, 8 not supported here, 9 no space. `run` passes the container's own code through.";
+  0 done, 1 failed, 2 usage, 3 set-up is missing, 4 not found, 5 exists or busy,
+  6 corrupt input or store, 7 not permitted, 8 not supported here, 9 no space.
+  `run` passes the container's own code through.";
 
 /// Container layers as mountable images.
 ///
@@ -151,7 +152,7 @@ pub(crate) struct GcArgs {
 /// `fsck`
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-Verifies the metadata, every layer image's checksum and structure, the snapshots' directories, and that
+Verifies the metadata, every layer image's checksum and structure, the snapshots' directories, and that \
 what is mounted is what the journal says. Exits with 6 when something is wrong and was not repaired.
 
 Examples:

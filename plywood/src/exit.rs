@@ -133,7 +133,11 @@ fn code_of(cause: &(dyn Error + 'static)) -> Option<Exit> {
         return layer_code(error.kind());
     }
     if let Some(error) = cause.downcast_ref::<store::Error>() {
-        return store_code(error.kind());
+        // What makes no sense is an argument, unless it came out of a layer: then that says so itself.
+        return match error.source() {
+            Some(_) if error.kind() == store::ErrorKind::Invalid => None,
+            _ => store_code(error.kind()),
+        };
     }
     if let Some(error) = cause.downcast_ref::<mount::Error>() {
         return mount_code(error.kind());
@@ -184,6 +188,7 @@ fn store_code(kind: store::ErrorKind) -> Option<Exit> {
         ErrorKind::Corrupt | ErrorKind::TooLarge => Some(Exit::Corrupt),
         ErrorKind::NewerVersion | ErrorKind::Unsupported => Some(Exit::NotSupported),
         ErrorKind::ReadOnly => Some(Exit::NotPermitted),
+        ErrorKind::Invalid => Some(Exit::Usage),
         ErrorKind::NoSpace => Some(Exit::NoSpace),
         _ => None,
     }
@@ -201,6 +206,7 @@ fn mount_code(kind: mount::ErrorKind) -> Option<Exit> {
         ErrorKind::NotPermitted => Some(Exit::NotPermitted),
         ErrorKind::NoSpace => Some(Exit::NoSpace),
         ErrorKind::ToolMissing => Some(Exit::SetUp),
+        ErrorKind::Invalid => Some(Exit::Usage),
         _ => None,
     }
 }

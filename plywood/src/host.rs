@@ -89,6 +89,14 @@ impl Host {
         self.run.join("mounts.journal").exists()
     }
 
+    /// Takes down the containers whose command was killed.
+    pub(crate) fn settle_containers(&self) -> Result<()> {
+        match rustix::process::geteuid().is_root() {
+            true => container::settle(self),
+            false => Ok(()),
+        }
+    }
+
     /// Undoes what commands that were killed left behind: their containers, mounts and snapshots.
     pub(crate) fn settle(&self) -> Result<()> {
         if !rustix::process::geteuid().is_root() {

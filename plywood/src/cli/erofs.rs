@@ -151,7 +151,7 @@ pub(crate) struct CheckArgs {
 /// `erofs extract`
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-Nothing is ever written outside DIR, whatever the image holds. Whiteouts come out as overlayfs keeps them:
+Nothing is ever written outside DIR, whatever the image holds. Whiteouts come out as overlayfs keeps them: \
 character devices 0:0.
 
 Examples:
@@ -197,7 +197,7 @@ pub(crate) struct DiffArgs {
 /// `erofs merge`
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-Whiteouts and opaque directories are applied. The merged image holds metadata only and reads file data from
+Whiteouts and opaque directories are applied. The merged image holds metadata only and reads file data from \
 the layers, which must be given again, in the same order, wherever it is used.
 
 Examples:

@@ -26,7 +26,7 @@ pub(crate) enum ImageVerb {
 /// `image import`
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-Reads OCI image layouts (a directory or a tar), docker-archive tars, and bare layer tars; layers may be plain,
+Reads OCI image layouts (a directory or a tar), docker-archive tars, and bare layer tars; layers may be plain, \
 gzip or zstd. Every digest is verified. Layers that are already in the store are not converted again.
 
 Examples:
@@ -97,7 +97,7 @@ pub(crate) struct ImageRemoveArgs {
 /// `image export`
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-The archive is an OCI image layout in a tar. The tar of a layer is made anew from the
+The archive is an OCI image layout in a tar. The tar of a layer is made anew from the \
 layer image, in a fixed order, so the same image always gives the same archive; its digests are its own.
 
 Examples:

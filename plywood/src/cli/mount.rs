@@ -12,8 +12,8 @@ use super::parse_size;
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     after_long_help = "\
-WHAT is looked for in this order: a path to an EROFS file (anything with a `/`, or an existing file), a
-snapshot's key, an image's reference. An image is mounted read-only unless `--rw` is given; what is then
+WHAT is looked for in this order: a path to an EROFS file (anything with a `/`, or an existing file), a \
+snapshot's key, an image's reference. An image is mounted read-only unless `--rw` is given; what is then \
 written is gone after `plywood umount`.
 
 Examples:

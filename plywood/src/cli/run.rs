@@ -10,9 +10,9 @@ use super::parse_size;
 /// `run`
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-The command replaces the image's, behind the image's entrypoint. The container's exit code becomes plywood's own
-(128+n when signal n ended it). Standard input, output and error are the caller's. TERM, INT, HUP, QUIT, USR1 and
-USR2 are passed on; the first TERM arrives as the image's stop signal, and the container is killed when it still
+The command replaces the image's, behind the image's entrypoint. The container's exit code becomes plywood's own \
+(128+n when signal n ended it). Standard input, output and error are the caller's. TERM, INT, HUP, QUIT, USR1 and \
+USR2 are passed on; the first TERM arrives as the image's stop signal, and the container is killed when it still \
 runs after the stop timeout, or when INT or TERM comes a second time. No system calls are filtered (no seccomp).
 
 Examples:

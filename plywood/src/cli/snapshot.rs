@@ -30,7 +30,7 @@ pub(crate) enum SnapshotVerb {
     #[command(visible_alias = "ls")]
     List(FilterArgs),
     /// Show snapshots as a tree.
-    Tree,
+    Tree(SnapshotTreeArgs),
     /// Show what a snapshot changes over its parent.
     Diff(SnapshotDiffArgs),
 }
@@ -63,7 +63,7 @@ pub(crate) struct PrepareArgs {
 /// `snapshot mounts`
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-The layers' volumes are mounted and stay mounted until the snapshot is removed, so that the mounts printed can be
+The layers' volumes are mounted and stay mounted until the snapshot is removed, so that the mounts printed can be \
 performed by anyone. In text form they are commands to run.
 
 Examples:
@@ -162,6 +162,13 @@ pub(crate) struct FilterArgs {
     #[arg(short, long)]
     pub(crate) quiet: bool,
 }
+
+/// `snapshot tree`
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  plywood snapshot tree")]
+pub(crate) struct SnapshotTreeArgs {}
 
 /// `snapshot diff`
 #[derive(Debug, Args)]

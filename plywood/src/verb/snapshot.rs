@@ -29,7 +29,7 @@ pub(crate) fn snapshot(session: &mut Session, verb: &SnapshotVerb) -> Result<()>
         SnapshotVerb::Usage(args) => usage(session, args),
         SnapshotVerb::Label(args) => label(session, args),
         SnapshotVerb::List(args) => list(session, args),
-        SnapshotVerb::Tree => tree(session),
+        SnapshotVerb::Tree(_) => tree(session),
         SnapshotVerb::Diff(args) => super::changes::diff(session, args),
     }
 }
