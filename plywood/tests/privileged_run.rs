@@ -1,5 +1,7 @@
 //! Containers on the real kernel, from import to the last trace: needs root, runc or crun, and busybox-static.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod support;
 
 use std::fs;

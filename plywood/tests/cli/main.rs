@@ -1,5 +1,7 @@
 //! The command line without containers: help, results, exit codes, bad input.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -1,6 +1,7 @@
 //! A store of its own for each test, a tiny image made of busybox, and a look at what a host must not keep.
 
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part")]
+#![allow(clippy::unwrap_used, reason = "this is part of tests")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
