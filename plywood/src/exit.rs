@@ -100,6 +100,38 @@ fn hints(error: &anyhow::Error) -> Vec<String> {
     hints
 }
 
+/// What a user can do about errors of the libraries, where it is not plain from the message.
+fn way_out(cause: &(dyn Error + 'static)) -> Option<&'static str> {
+    if let Some(error) = cause.downcast_ref::<store::Error>() {
+        return match error.kind() {
+            store::ErrorKind::Busy => Some("try again when that process has ended"),
+            store::ErrorKind::NewerVersion => {
+                Some("use the version of plywood that wrote it, or another --root")
+            }
+            store::ErrorKind::NoSpace => {
+                Some("`plywood gc` deletes what nothing needs; --root puts the store elsewhere")
+            }
+            _ => None,
+        };
+    }
+    if let Some(error) = cause.downcast_ref::<layer::Error>() {
+        return match error.kind() {
+            layer::ErrorKind::DigestMismatch => Some("the archive is damaged: fetch it again"),
+            layer::ErrorKind::MissingParent => Some("name the image below it with --base"),
+            _ => None,
+        };
+    }
+    match cause.downcast_ref::<mount::Error>()?.kind() {
+        mount::ErrorKind::TooManyLayers => {
+            Some("merge some of its layers into one, as `plywood erofs merge` does with files")
+        }
+        mount::ErrorKind::NotSupported => Some("`plywood doctor` shows what this kernel can do"),
+        mount::ErrorKind::ToolMissing => Some("`plywood doctor` shows what to install"),
+        mount::ErrorKind::Busy => Some("`plywood mount ls` shows who uses what"),
+        _ => None,
+    }
+}
+
 /// Prints `plywood: error: …: cause` and `hint: …` lines to standard error.
 pub(crate) fn report(error: &anyhow::Error) {
     let mut text = String::new();

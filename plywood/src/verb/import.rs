@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use layer::Cancel;
 use serde_json::json;
 use store::import::{Event, ImportOptions, ImportedImage, Progress, Source};
 
@@ -15,7 +16,7 @@ use crate::Session;
 use crate::cli::ImageImportArgs;
 use crate::escape;
 use crate::exit::{Exit, Failure};
-use crate::interrupt::cancel_on_signal;
+use crate::interrupt::{StandardInput, cancel_on_signal};
 use crate::output;
 
 pub(crate) fn import(session: &mut Session, args: &ImageImportArgs) -> Result<()> {
@@ -35,14 +36,19 @@ pub(crate) fn import(session: &mut Session, args: &ImageImportArgs) -> Result<()
     };
     let cancel = cancel_on_signal()?;
     let bars = Bars::new(!session.output.is_json());
-    let imported =
-        store::import::import(session.host.root(), sources(args)?, &options, &bars, &cancel)
-            .context("cannot import");
+    let imported = store::import::import(
+        session.host.root(),
+        sources(args, &cancel)?,
+        &options,
+        &bars,
+        &cancel,
+    )
+    .context("cannot import");
     bars.clear();
     imported?.iter().try_for_each(|image| show(session, image))
 }
 
-fn sources(args: &ImageImportArgs) -> Result<Vec<Source>> {
+fn sources(args: &ImageImportArgs, cancel: &Cancel) -> Result<Vec<Source>> {
     let standard_input = |path: &Path| path.as_os_str() == "-";
     if args.sources.iter().filter(|path| standard_input(path)).count() > 1 {
         anyhow::bail!(Failure::new(Exit::Usage, "standard input can be read only once"));
@@ -59,7 +65,7 @@ fn sources(args: &ImageImportArgs) -> Result<Vec<Source>> {
                     .hint("plywood image import - < archive.tar")
             );
         }
-        let (name, reader) = ("standard input".to_owned(), Box::new(std::io::stdin()));
+        let (name, reader) = ("standard input".to_owned(), Box::new(StandardInput::new(cancel)));
         sources.push(Source::Reader { name, reader });
     }
     Ok(sources)

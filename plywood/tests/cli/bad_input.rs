@@ -242,3 +242,35 @@ fn stores_that_cannot_be_used() {
     fs::write(world.path("root/metadata.redb"), "not a database").unwrap();
     world.run(&["image", "list"]).fails(6);
 }
+
+#[test]
+fn an_interrupted_import_cleans_up() {
+    use std::io::Write as _;
+    use std::os::unix::process::ExitStatusExt as _;
+    use std::process::Stdio;
+
+    let world = World::with_image();
+    let before = content(&world);
+    // An archive that never goes on: the import waits for the rest of it.
+    let mut tar = Tar::new();
+    tar.file("unseen", 0o644, &vec![1; 200_000]);
+    let mut child = world
+        .plywood()
+        .args(["image", "import", "--base", "tiny:1", "--ref", "never:1", "-"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(&tar.finish()[..100_000]).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert!(child.try_wait().unwrap().is_none(), "it waits");
+    let process = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(process, rustix::process::Signal::INT).unwrap();
+    let begin = std::time::Instant::now();
+    let status = child.wait().unwrap();
+    assert!(begin.elapsed() < std::time::Duration::from_secs(5));
+    assert_eq!(status.signal(), Some(2), "it ends by the signal: {status:?}");
+    drop(input);
+    assert_eq!(content(&world), before);
+}

@@ -12,7 +12,7 @@ use super::{open, open_file};
 use crate::Session;
 use crate::cli::{CreateArgs, MergeArgs};
 use crate::exit::{Exit, Failure};
-use crate::interrupt::cancel_on_signal;
+use crate::interrupt::{StandardInput, cancel_on_signal};
 use crate::output;
 use crate::output_file::OutputFile;
 
@@ -30,7 +30,7 @@ pub(crate) fn create(session: &mut Session, args: &CreateArgs) -> Result<()> {
         return summary(session, args, made.image_size, made.entries, made.uuid, None);
     }
     let source: Box<dyn Read + Send> = match args.from.as_os_str() == "-" {
-        true => Box::new(std::io::stdin()),
+        true => Box::new(StandardInput::new(&cancel)),
         false => Box::new(open_file(&args.from)?),
     };
     let options = LayerOptions { max_size: args.max_size, ..LayerOptions::default() };
