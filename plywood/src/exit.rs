@@ -91,10 +91,11 @@ fn hints(error: &anyhow::Error) -> Vec<String> {
         .filter_map(|cause| cause.downcast_ref::<Failure>())
         .flat_map(|failure| failure.hints.iter().cloned())
         .collect();
-    if hints.is_empty()
-        && code(error) == Exit::NotPermitted
-        && !rustix::process::geteuid().is_root()
-    {
+    if hints.is_empty() {
+        hints.extend(error.chain().find_map(way_out).map(str::to_owned));
+    }
+    let root = rustix::process::geteuid().is_root();
+    if hints.is_empty() && code(error) == Exit::NotPermitted && !root {
         hints.push("run it as root, for example with sudo".to_owned());
     }
     hints

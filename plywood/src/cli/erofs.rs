@@ -55,7 +55,7 @@ A tar is read as an OCI layer: whiteouts become overlayfs's. The same input give
 
 Examples:
   plywood erofs create --from rootfs/ rootfs.erofs
-  plywood erofs create --from layer.tar.zst layer.erofs
+  plywood erofs create --from layer.tar.zst --label base layer.erofs
   curl -L https://example.org/layer.tar.gz | plywood erofs create --from - layer.erofs")]
 pub(crate) struct CreateArgs {
     /// A directory, or a tar (plain, gzip or zstd); `-` is a tar on standard input.
@@ -67,6 +67,9 @@ pub(crate) struct CreateArgs {
     /// Replace the output if it exists.
     #[arg(long)]
     pub(crate) force: bool,
+    /// Volume label, at most 15 bytes.
+    #[arg(long, value_name = "LABEL", default_value = "", hide_default_value = true)]
+    pub(crate) label: String,
     /// Refuse a tar that inflates to more than this.
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(crate) max_size: Option<u64>,
@@ -211,6 +214,6 @@ pub(crate) struct MergeArgs {
     #[arg(required = true, value_name = "LAYER")]
     pub(crate) layers: Vec<PathBuf>,
     /// Volume label, at most 15 bytes.
-    #[arg(long, value_name = "LABEL", default_value = "")]
+    #[arg(long, value_name = "LABEL", default_value = "", hide_default_value = true)]
     pub(crate) label: String,
 }

@@ -83,6 +83,10 @@ fn the_same_input_is_the_same_image() {
     let line = ["erofs", "create", "--from", tar.to_str().unwrap(), again];
     world.run(&line).fails(5);
     world.run(&[&line[..], &["--force"]].concat()).ok();
+    world.run(&[&line[..], &["--force", "--label", "sixteen bytes..."]].concat()).fails(2);
+    world.run(&[&line[..], &["--force", "--label", "a label"]].concat()).ok();
+    let info = &world.json(&["erofs", "info", again])[0];
+    assert_eq!((&info["label"], &info["checksum"]), (&"a label".into(), &"valid".into()));
 }
 
 #[test]

@@ -1,10 +1,14 @@
 //! `erofs create` and `erofs merge`
 
+use std::fs::File;
 use std::io::{BufWriter, Read, Write as _};
+use std::mem::offset_of;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use erofs::{ImageWriter, SeekSink, WriterOptions};
+use erofs::format::{self, LABEL_MAX, SuperBlock};
+use erofs::{Image, ImageWriter, SeekSink, WriterOptions};
 use layer::LayerOptions;
 use serde_json::json;
 
@@ -17,6 +21,9 @@ use crate::output;
 use crate::output_file::OutputFile;
 
 pub(crate) fn create(session: &mut Session, args: &CreateArgs) -> Result<()> {
+    if args.label.len() > LABEL_MAX || args.label.contains('\0') {
+        anyhow::bail!(Failure::new(Exit::Usage, format!("a label has at most {LABEL_MAX} bytes")));
+    }
     let cancel = cancel_on_signal()?;
     let doing = || format!("cannot make an image of {}", args.from.display());
     if args.from.is_dir() {
@@ -26,6 +33,7 @@ pub(crate) fn create(session: &mut Session, args: &CreateArgs) -> Result<()> {
         let output = OutputFile::new(&args.output, args.force)?;
         let made =
             layer::write_directory_image(&args.from, output.file(), &cancel).with_context(doing)?;
+        set_label(output.file(), &args.label)?;
         output.publish()?;
         return summary(session, args, made.image_size, made.entries, made.uuid, None);
     }
@@ -37,9 +45,31 @@ pub(crate) fn create(session: &mut Session, args: &CreateArgs) -> Result<()> {
     let output = OutputFile::new(&args.output, args.force)?;
     let made = layer::write_layer_image(source, output.file(), &options, None, &(), &cancel)
         .with_context(doing)?;
+    set_label(output.file(), &args.label)?;
     output.publish()?;
     let diff_id = Some(made.diff_id.to_string());
     summary(session, args, made.image_size, made.entries, made.uuid, diff_id)
+}
+
+/// Puts a label into a finished image's superblock, and its checksum right again.
+fn set_label(file: &File, label: &str) -> Result<()> {
+    const CHECKSUM: usize = offset_of!(SuperBlock, checksum);
+    const NAME: usize = offset_of!(SuperBlock, volume_name);
+    if label.is_empty() {
+        return Ok(());
+    }
+    let image = Image::open(file).context("cannot read the new image")?;
+    let range = format::superblock_checksum_range(image.block_size());
+    let mut covered = vec![0; usize::try_from(range.end - range.start)?];
+    let failed = "cannot set the label";
+    file.read_exact_at(&mut covered, range.start).context(failed)?;
+    covered[NAME..NAME + label.len()].copy_from_slice(label.as_bytes());
+    if image.compat().contains(format::Compat::SB_CHKSUM) {
+        covered[CHECKSUM..CHECKSUM + 4].fill(0);
+        let checksum = format::superblock_checksum(&covered);
+        covered[CHECKSUM..CHECKSUM + 4].copy_from_slice(&checksum.to_le_bytes());
+    }
+    file.write_all_at(&covered, range.start).context(failed)
 }
 
 fn summary(
