@@ -32,6 +32,9 @@ pub(crate) struct BenchArguments {
     /// Where the data is kept, and built when it is not there
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// Measure the release build that is there
+    #[arg(long)]
+    as_built: bool,
     /// Only build the data and the peers
     #[arg(long)]
     prepare: bool,
@@ -79,10 +82,12 @@ pub(crate) fn bench(arguments: &BenchArguments) -> Result<()> {
     let peers = directory.join("peers");
     let mkfs_erofs = peers::mkfs_erofs(&peers)?;
     let containerd = peers::containerd_programs(&peers)?;
-    let release = ["build", "--release", "--package", "plywood"];
-    program::run(&mut program::cargo(release))?;
-    let probe = ["build", "--release", "--package", "xtask", "--features", "probe"];
-    program::run(program::cargo(probe).args(["--bin", "plywood-probe"]))?;
+    if !arguments.as_built {
+        let release = ["build", "--release", "--package", "plywood"];
+        program::run(&mut program::cargo(release))?;
+        let probe = ["build", "--release", "--package", "xtask", "--features", "probe"];
+        program::run(program::cargo(probe).args(["--bin", "plywood-probe"]))?;
+    }
     if arguments.prepare {
         return Ok(());
     }

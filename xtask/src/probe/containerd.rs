@@ -119,7 +119,8 @@ async fn rounds(socket: &Path, parent: &str, duration: Duration) -> Result<f64> 
             snapshotter: snapshotter(),
             key: key.clone(),
             parent: parent.to_owned(),
-            labels: HashMap::new(),
+            // Without it containerd's garbage collector may take the snapshot between two calls.
+            labels: HashMap::from([("containerd.io/gc.root".to_owned(), "probe".to_owned())]),
         };
         client.call::<_, Mounts>("Prepare", prepare).await?;
         let request = || KeyRequest { snapshotter: snapshotter(), key: key.clone() };

@@ -8,6 +8,7 @@ mod mounting;
 mod reading;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
@@ -36,12 +37,24 @@ enum Probe {
     Rootfs { root: PathBuf, run: PathBuf, reference: String, target: PathBuf },
     /// Rounds a second of prepare, mounts and remove through the libraries
     Snapshots { root: PathBuf, run: PathBuf, reference: String, seconds: u64 },
+    /// Bytes of a tree's files that are not in the page cache
+    NotCached { directory: PathBuf },
     /// Read every file of a tree
     ReadTree { directory: PathBuf },
 }
 
-fn main() -> anyhow::Result<()> {
-    match Arguments::parse().probe {
+fn main() -> ExitCode {
+    match measure(Arguments::parse().probe) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(probe: Probe) -> anyhow::Result<()> {
+    match probe {
         Probe::Inflate { file } => inflate::inflate(&file),
         Probe::ContainerdSnapshots { socket, parent, seconds } => {
             containerd::snapshots(&socket, &parent, Duration::from_secs(seconds))
@@ -55,6 +68,7 @@ fn main() -> anyhow::Result<()> {
         Probe::Snapshots { root, run, reference, seconds } => {
             mounting::snapshots(&root, &run, &reference, Duration::from_secs(seconds))
         }
+        Probe::NotCached { directory } => reading::not_cached(&directory),
         Probe::ReadTree { directory } => reading::read_tree(&directory),
     }
 }

@@ -10,6 +10,32 @@ use anyhow::{Context, Result};
 pub(crate) fn read_tree(directory: &Path) -> Result<()> {
     let mut buffer = vec![0; 128 << 10];
     let (mut files, mut bytes) = (0_u64, 0_u64);
+    for_each_file(directory, &mut |mut file| {
+        files += 1;
+        loop {
+            match file.read(&mut buffer)? {
+                0 => return Ok(()),
+                read => bytes += read as u64,
+            }
+        }
+    })?;
+    println!("{files} {bytes}");
+    Ok(())
+}
+
+/// Prints how many bytes of the regular files below `directory` are not in the page cache; touches none of them.
+pub(crate) fn not_cached(directory: &Path) -> Result<()> {
+    let mut missing = 0_u64;
+    for_each_file(directory, &mut |file| {
+        let residency = sys::page_residency(&file)?;
+        missing += (residency.total - residency.resident) * residency.page_size;
+        Ok(())
+    })?;
+    println!("{missing}");
+    Ok(())
+}
+
+fn for_each_file(directory: &Path, visit: &mut dyn FnMut(File) -> Result<()>) -> Result<()> {
     let mut directories = vec![directory.to_owned()];
     while let Some(directory) = directories.pop() {
         let doing = || format!("cannot read {}", directory.display());
@@ -19,17 +45,12 @@ pub(crate) fn read_tree(directory: &Path) -> Result<()> {
             if kind.is_dir() {
                 directories.push(entry.path());
             } else if kind.is_file() {
-                let mut file = File::open(entry.path()).with_context(doing)?;
-                files += 1;
-                loop {
-                    match file.read(&mut buffer).with_context(doing)? {
-                        0 => break,
-                        read => bytes += read as u64,
-                    }
-                }
+                File::open(entry.path())
+                    .map_err(anyhow::Error::from)
+                    .and_then(&mut *visit)
+                    .with_context(|| format!("cannot read {}", entry.path().display()))?;
             }
         }
     }
-    println!("{files} {bytes}");
     Ok(())
 }
