@@ -1,7 +1,7 @@
 //! What the benchmarks run on: built once from Debian packages and kept.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Write};
+use std::io::{BufReader, BufWriter, Read as _, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -26,8 +26,10 @@ pub(crate) struct Data {
     pub(crate) base_gzip: PathBuf,
     /// The same, `zstd -3`.
     pub(crate) base_zstd: PathBuf,
-    /// A fifth of it, `gzip -6`: is memory flat?
+    /// A fifth of it, `gzip -6`.
     pub(crate) small_gzip: PathBuf,
+    /// One file of 4 GiB, gzip: is memory flat?
+    pub(crate) huge_gzip: PathBuf,
     /// OCI archive of three gzip layers, 1.8 GB together.
     pub(crate) three_layers: PathBuf,
     /// OCI archive of 128 small layers.
@@ -51,6 +53,7 @@ impl Data {
         make(&at("base.tar.gz"), |part| gzip(&base, part))?;
         make(&at("base.tar.zst"), |part| zstd(&base, part))?;
         make(&at("small.tar.gz"), |part| gzip(&small, part))?;
+        make(&at("huge.tar.gz"), |part| huge(directory, part))?;
         make(&at("three.tar"), |part| three_layers(&base, directory, part))?;
         make(&at("deep.tar"), |part| deep(directory, part))?;
         let (digest, _) = oci_layout::digest_of(&base)?;
@@ -58,6 +61,7 @@ impl Data {
             base_gzip: at("base.tar.gz"),
             base_zstd: at("base.tar.zst"),
             small_gzip: at("small.tar.gz"),
+            huge_gzip: at("huge.tar.gz"),
             three_layers: at("three.tar"),
             deep: at("deep.tar"),
             digest,
@@ -141,6 +145,17 @@ fn half(base: &Path, out: &Path, prefix: &str, wanted: fn(&str) -> bool) -> Resu
         }
     }
     builder.into_inner().and_then(|mut out| out.flush()).with_context(doing)
+}
+
+/// A layer of one file. It deflates to almost nothing; what an import does with it does not depend on that.
+fn huge(directory: &Path, part: &Path) -> Result<()> {
+    let tar = directory.join("huge.part");
+    let mut layer = LayerTar::create(&tar)?;
+    let size = 4 << 30;
+    layer.stream("huge", 0o644, size, std::io::repeat(0).take(size))?;
+    layer.finish()?;
+    filter(&["gzip", "-1", "-n", "-c"], &tar, part)?;
+    std::fs::remove_file(&tar).with_context(|| format!("cannot remove {}", tar.display()))
 }
 
 /// Small layers, each with a few files of its own and one that the next replaces.

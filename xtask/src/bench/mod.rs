@@ -63,6 +63,7 @@ const ROWS: &[(&str, Measurement)] = &[
     ("memory", imports::memory),
     ("mount", serving::mount),
     ("rootfs", serving::rootfs),
+    ("second", serving::second),
     ("snapshots", serving::snapshots),
     ("read-tree", reading::tree),
     ("list-tree", reading::list),
