@@ -15,7 +15,7 @@ use sys::process::Process;
 
 use crate::exit::{Exit, Failure};
 use crate::host::Host;
-use crate::verb::run::Runtime;
+use crate::verb::run::{Runtime, private_directory, sweep_trials};
 
 /// What the key of a container's snapshot begins with; the container's name follows.
 pub(crate) const KEY_PREFIX: &str = "container/";
@@ -56,7 +56,8 @@ impl<'h> Container<'h> {
         keep: bool,
     ) -> Result<Self> {
         let containers = containers(host);
-        fs::create_dir_all(&containers)
+        // Others have no business with a container's environment, nor with setuid programs in its root filesystem.
+        private_directory(&containers)
             .with_context(|| format!("cannot make {}", containers.display()))?;
         let name = name.map_or_else(|| made_up_name(image), |name| Ok(name.to_owned()))?;
         let record = Record {
@@ -173,6 +174,7 @@ pub(crate) fn exists(host: &Host, name: &str) -> bool {
 
 /// Takes down every container whose process is dead.
 pub(crate) fn settle(host: &Host) -> Result<()> {
+    sweep_trials(host.run());
     let containers = containers(host);
     let entries = match fs::read_dir(&containers) {
         Ok(entries) => entries,

@@ -83,6 +83,28 @@ impl fmt::Display for Process {
     }
 }
 
+/// Makes the program that `command` starts end (by KILL) when the thread that starts it does, however that happens.
+/// The program's own children are not affected.
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "code between fork and exec")]
+pub fn kill_with_parent(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt as _;
+    let parent = rustix::process::getpid();
+    let arrange = move || {
+        let signal = rustix::process::Signal::KILL;
+        rustix::process::set_parent_process_death_signal(Some(signal))?;
+        // Should the parent have died before the call, nobody would send the signal any more.
+        match rustix::process::getppid() == Some(parent) {
+            true => Ok(()),
+            false => Err(rustix::io::Errno::SRCH.into()),
+        }
+    };
+    // SAFETY: prctl and getppid are async-signal-safe, and nothing here allocates or takes a lock.
+    unsafe {
+        command.pre_exec(arrange);
+    }
+}
+
 /// A text that is not `PID:START`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ParseProcessError;
@@ -110,6 +132,20 @@ impl FromStr for Process {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_program_ends_with_the_thread_that_started_it() {
+        let mut child = std::thread::spawn(|| {
+            let mut command = std::process::Command::new("sleep");
+            kill_with_parent(command.arg("1000"));
+            command.spawn().unwrap()
+        })
+        .join()
+        .unwrap();
+        let status = child.wait().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
+    }
 
     #[test]
     fn a_process_is_known_by_pid_and_start_time() {

@@ -27,7 +27,7 @@ use config::{Execute, ImageConfig, Place};
 use signals::Forwarder;
 use user::User;
 
-pub(crate) use runtime::{Runtime, try_all};
+pub(crate) use runtime::{Runtime, private_directory, sweep_trials, try_all};
 
 pub(crate) fn run(session: &mut Session, args: &RunArgs) -> Result<ExitCode> {
     require_root("running a container")?;

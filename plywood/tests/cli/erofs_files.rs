@@ -132,7 +132,11 @@ fn extracting_without_rights_says_what_to_leave_out() {
     let place = tempfile::tempdir().unwrap();
     fs::set_permissions(place.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let program = place.path().join("plywood");
-    fs::copy(world.plywood().get_program(), &program).unwrap();
+    // By another process: a descriptor of ours, open for writing, could be inherited by another test's child, and the
+    // program then not be executed ("text file busy").
+    let mut copy = std::process::Command::new("cp");
+    copy.arg(world.plywood().get_program()).arg(&program);
+    assert!(copy.status().unwrap().success());
     let file = place.path().join("image.erofs");
     fs::copy(image, &file).unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();

@@ -94,6 +94,11 @@ impl World {
                 }
             }
         }
+        for entry in fs::read_dir(self.path("run")).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with("probe-") {
+                traces.push(entry.path().display().to_string());
+            }
+        }
         for part in ["run/c", "run/v", "run/s", "run/runtime", "root/snapshots", "root/staging"] {
             for entry in fs::read_dir(self.path(part)).into_iter().flatten().flatten() {
                 traces.push(entry.path().display().to_string());

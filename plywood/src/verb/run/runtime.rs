@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -18,6 +18,9 @@ use crate::exit::{Exit, Failure};
 /// `/usr/sbin`, where Debian has runc, out of it.
 const RUNTIMES: [&str; 2] = ["runc", "crun"];
 const MORE_PLACES: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/usr/bin"];
+
+/// What the name of a trial's directory begins with; the process's id follows.
+const TRIAL: &str = "probe-";
 
 const INSTALL: &str = "install one: apt-get install runc";
 
@@ -102,6 +105,9 @@ impl Runtime {
             .args(["--log-format", "json", "run", "--bundle"])
             .arg(bundle)
             .arg(name);
+        // Else a runtime whose caller was killed might set up a container that nobody takes down again. One that is
+        // running survives its runtime and is found by its record.
+        sys::process::kill_with_parent(&mut command);
         if !tty {
             // Out of the terminal's foreground group, so that a Ctrl-C comes once, from us. With a terminal of
             // its own the container gets the key strokes instead.
@@ -191,9 +197,11 @@ pub(crate) fn try_all(run: &Path) -> impl Iterator<Item = Trial> {
 /// up before the runtime can find that out, so its complaint about the program shows that the rest works.
 fn attempt(program: &Path, run: &Path) -> Result<()> {
     const MISSING: &str = "plywood-probe";
-    let name = format!("probe-{}", std::process::id());
+    let name = format!("{TRIAL}{}", std::process::id());
     let bundle = run.join(&name);
-    fs::create_dir_all(bundle.join("rootfs/proc")).context("cannot make a bundle for a trial")?;
+    private_directory(run)
+        .and_then(|()| fs::create_dir_all(bundle.join("rootfs/proc")))
+        .context("cannot make a bundle for a trial")?;
     let remove = Removed(bundle.clone());
     let namespaces = ["pid", "ipc", "uts", "mount", "network"];
     let config = json!({
@@ -230,6 +238,29 @@ fn attempt(program: &Path, run: &Path) -> Result<()> {
             || said.contains("not found"));
     anyhow::ensure!(about_program, "{}", last_line(&said));
     Ok(())
+}
+
+/// Removes what trials left whose command was killed.
+pub(crate) fn sweep_trials(run: &Path) {
+    for entry in fs::read_dir(run).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(name) = name.to_str().filter(|name| name.starts_with(TRIAL)) else { continue };
+        let process = name[TRIAL.len()..].parse().map(sys::process::Process::of);
+        if let Ok(Ok(None)) = process {
+            let runtimes = RUNTIMES.iter().filter_map(|name| locate(OsStr::new(name)));
+            for program in runtimes {
+                let runtime = Runtime { program, state: entry.path().join("state") };
+                let _ = runtime.delete(name);
+            }
+            crate::container::sweep_cgroup(run, name);
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// Makes a directory, and those above it, for its owner only.
+pub(crate) fn private_directory(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 /// A trial's directory, which holds nothing but what the trial made.
@@ -291,14 +322,15 @@ fn remember(memory: &Path, program: &Path) {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
     fn program(dir: &Path, name: &str, script: &str) -> PathBuf {
-        let path = dir.join(name);
-        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let (text, path) = (dir.join("text"), dir.join(name));
+        fs::write(&text, format!("#!/bin/sh\n{script}\n")).unwrap();
+        // By another process, so that no descriptor that is open for writing is inherited by another test's child.
+        let mut install = Command::new("install");
+        assert!(install.arg("-m755").args([&text, &path]).status().unwrap().success());
+        fs::remove_file(text).unwrap();
         path
     }
 
