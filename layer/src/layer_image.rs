@@ -13,9 +13,9 @@ use crate::digest::{Checksum, Digest};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image_file::ImageFile;
 use crate::intake::Intake;
-use crate::layer_tree::{LayerTree, count_names};
+use crate::layer_tree::{LayerTree, LowerLayers, Metadata, count_names};
 use crate::overlay;
-use crate::parents::{ImageSource, Parents, copy_from_parents};
+use crate::parents::{ImageSource, Parents, copy_from_parents, directory_of_parents};
 use crate::pipeline::{
     Chunk, ChunkReader, DEPTH, Measured, inflate, measure, read_blob, read_full,
 };
@@ -56,9 +56,9 @@ pub struct LayerImage {
     pub uuid: [u8; 16],
     /// Number of names in the tree, the root included.
     pub entries: u64,
-    /// Whether a hard link was resolved through the parents, so that the image depends on them and not on the
-    /// diffID alone.
-    pub used_parents: bool,
+    /// Whether the image depends on the layers below, or on there being none, and not on the diffID alone: it has
+    /// a hard link to a file of theirs, or files in a directory that only they describe.
+    pub depends_on_parents: bool,
     /// Whether the layer's root directory is opaque, so that nothing below the layer shows. overlayfs does not
     /// honour the mark on a root (*observed* on Linux 6.18): whoever stacks layers has to end the stack here.
     pub hides_lower: bool,
@@ -137,9 +137,10 @@ pub fn write_layer_image(
         Ok((blob, tar, taken.tree))
     })?;
 
-    let mut lower = Lower { parents, layers: None };
-    let tree = tree.finish(&mut |path| lower.copy(path, &mut writer))?;
+    let mut lower = Lower { parents, layers: None, writer: &mut writer };
+    let tree = tree.finish(&mut lower)?;
     let uuid = lower.uuid(&tar.digest);
+    let depends_on_parents = lower.layers.is_some();
     let (image_file, summary) = writer
         .finish(&tree, uuid)
         .map_err(|error| Error::erofs("cannot write the layer image", error))?;
@@ -152,7 +153,7 @@ pub fn write_layer_image(
         checksum: image_file.checksum(),
         uuid,
         entries: count_names(&tree),
-        used_parents: lower.layers.is_some(),
+        depends_on_parents,
         hides_lower: tree.root().xattr(overlay::OPAQUE) == Some(b"y"),
     })
 }
@@ -212,24 +213,31 @@ pub(crate) fn image_uuid(text: &str) -> [u8; 16] {
     uuid::Uuid::new_v5(&UUID_NAMESPACE, text.as_bytes()).into_bytes()
 }
 
-/// The parents, once they were needed.
-struct Lower<'p> {
+/// The parents, once they were needed; none at all is an answer too.
+struct Lower<'p, 'w, S: Sink> {
     parents: Option<&'p dyn Parents>,
     layers: Option<Vec<Arc<Image<ImageSource>>>>,
+    writer: &'w mut ImageWriter<S>,
 }
 
-impl Lower<'_> {
-    fn copy<S: Sink>(
-        &mut self,
-        path: &[&[u8]],
-        writer: &mut ImageWriter<S>,
-    ) -> Result<Option<Inode>> {
-        let Some(parents) = self.parents else { return Ok(None) };
-        let layers = match &mut self.layers {
-            Some(layers) => layers,
-            empty => empty.insert(parents.layers()?),
-        };
-        copy_from_parents(layers, path, writer)
+impl<S: Sink> LowerLayers for Lower<'_, '_, S> {
+    fn file(&mut self, path: &[&[u8]]) -> Result<Option<Inode>> {
+        self.open()?;
+        copy_from_parents(self.layers.as_deref().unwrap_or_default(), path, self.writer)
+    }
+
+    fn directory(&mut self, path: &[&[u8]]) -> Result<Option<Metadata>> {
+        self.open()?;
+        directory_of_parents(self.layers.as_deref().unwrap_or_default(), path)
+    }
+}
+
+impl<S: Sink> Lower<'_, '_, S> {
+    fn open(&mut self) -> Result<()> {
+        if self.layers.is_none() {
+            self.layers = Some(self.parents.map_or(Ok(Vec::new()), Parents::layers)?);
+        }
+        Ok(())
     }
 
     /// What was copied from the parents is not in the diffID, so their UUIDs join it.

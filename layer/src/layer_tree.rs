@@ -5,7 +5,7 @@
 //! | a path again | the later entry wins; a directory keeps its children and takes the new metadata |
 //! | directory over file, file over directory | the later entry wins; children of the directory are gone |
 //! | something that is no directory in the middle of a path | a later name below it makes it a directory; a symbolic link there is **not** followed |
-//! | missing parent | a directory, 0755, 0:0, with the time of the entry that needed it first |
+//! | missing parent | a directory with the metadata that the layers below give it, as a host's would keep its own; where they have none 0755, 0:0, with the time of the entry that needed it first |
 //! | hard link | shares the inode that the target's path names at that point; a target that comes later is found at the end |
 //! | whiteout and entry of one name | the whiteout speaks of the layers below, so the entry stays; a directory becomes opaque |
 //! | character device 0:0 | a whiteout, as overlayfs will see it |
@@ -61,6 +61,8 @@ pub(crate) enum Place<'p> {
 pub(crate) struct LayerTree {
     tree: Tree,
     opaque: BTreeSet<InodeId>,
+    /// Directories that entries needed and no entry described.
+    implied: BTreeSet<InodeId>,
     whiteouts: BTreeMap<InodeId, BTreeSet<Box<[u8]>>>,
     /// Hard links whose target was not there: the stand-in inode and the target, in the order of the tar.
     pending: BTreeMap<InodeId, Pending>,
@@ -72,8 +74,14 @@ struct Pending {
     target: Vec<u8>,
 }
 
-/// Gives what the layers below have at a path, copied into this image: the inode (no directory), or `None`.
-pub(crate) type LowerLinks<'l> = dyn FnMut(&[&[u8]]) -> Result<Option<Inode>> + 'l;
+/// The layers below, as one tree. Whoever asks makes the layer depend on them.
+pub(crate) trait LowerLayers {
+    /// What is at a path, copied into this image: the inode (no directory), or `None`.
+    fn file(&mut self, path: &[&[u8]]) -> Result<Option<Inode>>;
+
+    /// The metadata of the directory at a path, or `None`.
+    fn directory(&mut self, path: &[&[u8]]) -> Result<Option<Metadata>>;
+}
 
 impl LayerTree {
     /// Finds where a path's entry goes, and makes the directories on the way. `mtime` is for those.
@@ -115,6 +123,7 @@ impl LayerTree {
         }
         let id = self.tree.add(Inode { mtime, ..Inode::directory() });
         self.set(dir, name, id);
+        self.implied.insert(id);
         id
     }
 
@@ -147,8 +156,13 @@ impl LayerTree {
             Place::Name(dir, name) => self.directory_in(dir, name, metadata.mtime),
             _ => return,
         };
-        let entries = std::mem::replace(&mut self.tree[id].content, Content::Fifo);
-        self.tree[id] = metadata.with(entries);
+        self.implied.remove(&id);
+        self.describe(id, metadata);
+    }
+
+    fn describe(&mut self, dir: InodeId, metadata: Metadata) {
+        let entries = std::mem::replace(&mut self.tree[dir].content, Content::Fifo);
+        self.tree[dir] = metadata.with(entries);
     }
 
     /// Puts something that is no directory at a name, in the place of whatever is there.
@@ -191,9 +205,10 @@ impl LayerTree {
     }
 
     /// Resolves what is open and puts whiteouts and opaque marks into the tree. `lower` is asked for the targets
-    /// of hard links that this layer does not have.
-    pub(crate) fn finish(mut self, lower: &mut LowerLinks<'_>) -> Result<Tree> {
+    /// of hard links that this layer does not have, and for directories that it does not describe.
+    pub(crate) fn finish(mut self, lower: &mut impl LowerLayers) -> Result<Tree> {
         self.resolve_links(lower)?;
+        self.describe_implied(lower)?;
         let whiteouts = std::mem::take(&mut self.whiteouts);
         for (dir, names) in whiteouts {
             let mut left = false;
@@ -218,7 +233,40 @@ impl LayerTree {
         Ok(self.tree)
     }
 
-    fn resolve_links(&mut self, lower: &mut LowerLinks<'_>) -> Result<()> {
+    /// Gives directories that no entry describes the metadata that they have below: a layer with `tmp/x` and no
+    /// `tmp/` must not change the mode of `/tmp`.
+    fn describe_implied(&mut self, lower: &mut impl LowerLayers) -> Result<()> {
+        let implied = std::mem::take(&mut self.implied);
+        if implied.is_empty() {
+            return Ok(());
+        }
+        let mut found = Vec::new();
+        let mut directories: Vec<(InodeId, Vec<Box<[u8]>>)> = vec![(Tree::ROOT, Vec::new())];
+        while let Some((dir, path)) = directories.pop() {
+            // What an opaque directory holds has no past.
+            if self.opaque.contains(&dir) {
+                continue;
+            }
+            for (name, &id) in self.tree[dir].entries().into_iter().flatten() {
+                let hidden = self.whiteouts.get(&dir).is_some_and(|names| names.contains(name));
+                if self.tree[id].entries().is_none() || hidden {
+                    continue;
+                }
+                let path: Vec<Box<[u8]>> = path.iter().chain([name]).cloned().collect();
+                if implied.contains(&id) {
+                    let names: Vec<&[u8]> = path.iter().map(|name| &**name).collect();
+                    found.extend(lower.directory(&names)?.map(|metadata| (id, metadata)));
+                }
+                directories.push((id, path));
+            }
+        }
+        for (dir, metadata) in found {
+            self.describe(dir, metadata);
+        }
+        Ok(())
+    }
+
+    fn resolve_links(&mut self, lower: &mut impl LowerLayers) -> Result<()> {
         let pending = std::mem::take(&mut self.pending);
         // Names of one file below must become names of one file here.
         let mut copied: BTreeMap<Vec<u8>, InodeId> = BTreeMap::new();
@@ -255,7 +303,8 @@ impl LayerTree {
                     match copied.get(&key) {
                         Some(&inode) => inode,
                         None => {
-                            let inode = lower(&target)
+                            let inode = lower
+                                .file(&target)
                                 .map_err(|error| error.path(&link.path))?
                                 .ok_or_else(|| missing_target(link))?;
                             let inode = self.tree.add(inode);

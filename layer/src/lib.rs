@@ -16,14 +16,12 @@
 //! * one pass over the blob; memory grows with the number of entries, not with the length of the files;
 //! * the same tar gives the same image bytes on any machine, whatever the compression and the timing;
 //! * deletions are data of the layer (overlayfs's whiteouts and opaque marks), so a layer image does not depend
-//!   on the layers below; the one exception, a hard link to a file of a lower layer, is copied through
-//!   [`Parents`] and reported in [`LayerImage::used_parents`];
+//!   on the layers below. There are two exceptions, both answered through [`Parents`] and reported in
+//!   [`LayerImage::depends_on_parents`]: a hard link to a file of a lower layer, which is copied, and a directory
+//!   that the layer has files in but does not describe, which keeps the metadata it has below;
 //! * nothing a layer says reaches outside of its image: names are never resolved on the host, `..` is refused,
 //!   symbolic links are never followed, and overlayfs's own xattrs are escaped;
 //! * what two readers could understand in two ways is refused; see the errors' kinds.
-//!
-//! Not known to a layer alone: a directory that it needs but does not name is made 0755, 0:0, also where a lower
-//! layer has it with other metadata.
 //!
 //! Nothing here calls `fsync`: whoever names the output file makes it durable.
 

@@ -1,4 +1,5 @@
-//! The layers below, asked only when a hard link names a file that its own layer lacks.
+//! The layers below, asked only when a hard link names a file that its own layer lacks, or when a layer has files
+//! in a directory that it does not describe.
 
 use std::sync::Arc;
 
@@ -6,6 +7,7 @@ use erofs::format::FileType;
 use erofs::{Content, ExtentSource, FileData, Image, ImageWriter, Inode, InodeView, ReadAt, Sink};
 
 use crate::error::{Error, Result};
+use crate::layer_tree::Metadata;
 use crate::overlay;
 
 /// Something that a parent's image can be read from.
@@ -13,8 +15,8 @@ pub type ImageSource = Box<dyn ReadAt + Send + Sync>;
 
 /// The images of the layers below the one that is read.
 pub trait Parents: Sync {
-    /// The images, the nearest layer first. Called at most once for a layer, and only when a hard link needs it;
-    /// may block until they are there.
+    /// The images, the nearest layer first. Called at most once for a layer, and only when it depends on them; may
+    /// block until they are there.
     ///
     /// # Errors
     /// Whatever keeps them from being there.
@@ -32,6 +34,25 @@ pub(crate) fn copy_from_parents<S: Sink>(
         match find(image, path)? {
             Found::Here(inode) => return copy_inode(image, &inode, writer).map(Some),
             Found::Hidden => return Ok(None),
+            Found::Below => {}
+        }
+    }
+    Ok(None)
+}
+
+/// The metadata of a directory of the layers below. `None`: there is no such directory.
+pub(crate) fn directory_of_parents(
+    layers: &[Arc<Image<ImageSource>>],
+    path: &[&[u8]],
+) -> Result<Option<Metadata>> {
+    for image in layers {
+        match find(image, path)? {
+            Found::Here(inode) if inode.is_dir() => {
+                let Inode { permissions, uid, gid, mtime, xattrs, .. } =
+                    inode_with(image, &inode, Content::Fifo)?;
+                return Ok(Some(Metadata { permissions, uid, gid, mtime, xattrs }));
+            }
+            Found::Here(_) | Found::Hidden => return Ok(None),
             Found::Below => {}
         }
     }
@@ -85,7 +106,13 @@ fn copy_inode<R: ReadAt, S: Sink>(
             return Err(Error::invalid("a hard link to a directory of a lower layer"));
         }
     };
-    let mut xattrs = image.xattrs(inode).map_err(reading)?;
+    inode_with(image, inode, content)
+}
+
+/// An inode with the metadata of a parent's, less what overlayfs has noted on that.
+fn inode_with<R: ReadAt>(image: &Image<R>, inode: &InodeView, content: Content) -> Result<Inode> {
+    let mut xattrs =
+        image.xattrs(inode).map_err(|error| Error::erofs("cannot read a parent's image", error))?;
     xattrs.retain(|xattr| {
         !xattr.name.starts_with(overlay::PREFIX) || xattr.name.starts_with(overlay::ESCAPE_PREFIX)
     });

@@ -450,6 +450,51 @@ impl Parents for Stack {
 }
 
 #[test]
+fn directories_that_only_lower_layers_describe() {
+    let bottom = Tar::new()
+        .add(Header::new(b"tmp", b'5', 0).mode(0o1777).owner(3, 4).mtime(7), b"")
+        .add(Header::new(b"tmp/deep", b'5', 0).mode(0o700).mtime(8), b"")
+        .add(Header::new(b"covered", b'5', 0).mode(0o700), b"")
+        .file(b"file", b"")
+        .end();
+    let parents = Stack(vec![make(&bottom).unwrap().bytes]);
+    let tar = Tar::new()
+        .file(b"tmp/deep/x", b"x")
+        .file(b"covered/.wh..wh..opq", b"")
+        .file(b"covered/sub/x", b"x")
+        .file(b"file/x", b"x")
+        .file(b"own/x", b"x")
+        .end();
+    let make_on = |parents: Option<&dyn Parents>| {
+        let file = tempfile::tempfile().unwrap();
+        let options = LayerOptions::default();
+        let report =
+            write_layer_image(&tar[..], &file, &options, parents, &(), &Cancel::new()).unwrap();
+        (report, contents(&file))
+    };
+    let (report, bytes) = make_on(Some(&parents));
+    assert!(report.depends_on_parents);
+    expect(
+        &bytes,
+        &[
+            "/covered: d 700 0:0 0 trusted.overlay.opaque=\"y\"",
+            "/covered/sub: d 755 0:0 0",
+            "/covered/sub/x: f 644 0:0 0 \"x\"",
+            "/file: d 755 0:0 0",
+            "/file/x: f 644 0:0 0 \"x\"",
+            "/own: d 755 0:0 0",
+            "/own/x: f 644 0:0 0 \"x\"",
+            "/tmp: d 1777 3:4 7",
+            "/tmp/deep: d 700 0:0 8",
+            "/tmp/deep/x: f 644 0:0 0 \"x\"",
+        ],
+    );
+    let (alone, _) = make_on(None);
+    assert!(alone.depends_on_parents, "at the bottom it has other metadata than on other layers");
+    assert_ne!(alone.uuid, report.uuid);
+}
+
+#[test]
 fn hard_links_to_lower_layers() {
     let data = noise(10_000, 1);
     let bottom = Tar::new()
@@ -476,7 +521,7 @@ fn hard_links_to_lower_layers() {
         .file(b"d/.wh.f", b"")
         .end();
     let (report, bytes) = with_parents(&tar, Some(&parents)).unwrap();
-    assert!(report.used_parents);
+    assert!(report.depends_on_parents);
     let hex = Digest::of(&data).hex();
     expect(
         &bytes,
@@ -503,5 +548,5 @@ fn hard_links_to_lower_layers() {
     assert_eq!(error.unwrap_err().kind(), ErrorKind::Invalid);
     // Parents that are not needed are not asked.
     let (report, _) = with_parents(&Tar::new().file(b"f", b"").end(), Some(&parents)).unwrap();
-    assert!(!report.used_parents);
+    assert!(!report.depends_on_parents);
 }

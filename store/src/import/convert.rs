@@ -164,7 +164,7 @@ impl Work<'_> {
         // Here, and not at the end, so that it overlaps with the conversion of other layers.
         sys::file::sync_file(&file, &path).map_err(|error| Error::sys(doing(), error))?;
         let below = node.parent.and_then(|parent| self.plan.nodes[parent].chain);
-        let id = if image.used_parents {
+        let id = if image.depends_on_parents {
             LayerId::of_chain(&chain_id(below, image.diff_id))
         } else {
             LayerId::of_diff(&image.diff_id)

@@ -133,6 +133,36 @@ fn with_links(tar: Vec<u8>, links: &[(&str, &str)]) -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
+/// A file whose directory no entry describes.
+fn undescribed(path: &str) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(0);
+    header.set_mode(0o644);
+    builder.append_data(&mut header, path, &[][..]).unwrap();
+    builder.into_inner().unwrap()
+}
+
+#[test]
+fn a_layer_that_leaves_directories_to_those_below_belongs_to_its_chain() {
+    let mut files = Files::layout();
+    let bottom = files.layer(&layer_tar(&[("tmp/here", b"")]), "");
+    let top = files.layer(&undescribed("tmp/x"), "+gzip");
+    let alone = files.image("linux/amd64", std::slice::from_ref(&top));
+    let stacked = files.image("linux/amd64", &[bottom.clone(), top.clone()]);
+    files.index(&[named(alone, "alone"), named(stacked, "stacked")]);
+    let bench = Bench::new();
+    let images = bench.import(&files.tar()).unwrap();
+    let store = bench.open();
+    let layers = |reference: &str| store.image(reference).unwrap().unwrap().layers;
+    assert_eq!(layers("stacked")[0], LayerId::of_diff(&bottom.diff_id));
+    for image in &images {
+        let chain: Digest = image.chain.last().unwrap().parse().unwrap();
+        let reference = &image.references[0];
+        assert_eq!(layers(reference).last(), Some(&LayerId::of_chain(&chain)), "{reference}");
+    }
+}
+
 /// Seven layers, one of them twice, one that needs a file of the bottom one; and a second image that shares some.
 fn rich() -> Vec<u8> {
     let mut files = Files::layout();

@@ -1,6 +1,6 @@
 //! Archives made by hand. The store's tests of imports use this file too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::path::Path;
 
@@ -135,7 +135,18 @@ pub(super) fn docker_archive(platform: &str, layers: &[Vec<u8>], tags: &[&str]) 
 /// A layer of regular files.
 pub(super) fn layer_tar(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
+    // A layer that describes its directories depends on no other.
+    let mut described = BTreeSet::new();
     for (path, bytes) in files {
+        for (at, _) in path.match_indices('/') {
+            if described.insert(&path[..at]) {
+                let mut header = tar::Header::new_gnu();
+                header.set_entry_type(tar::EntryType::Directory);
+                header.set_size(0);
+                header.set_mode(0o755);
+                tar.append_data(&mut header, &path[..at], &[][..]).unwrap();
+            }
+        }
         append(&mut tar, path, bytes);
     }
     tar.into_inner().unwrap()
