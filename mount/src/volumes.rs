@@ -189,8 +189,8 @@ impl<'a> Volumes<'a> {
         sys::failpoint::hit("volume-directory");
         let (mount, loop_device): (DetachedMount, Option<u32>) = match &wanted.sort {
             Sort::Layer { uuid } => {
-                let mounted =
-                    image::prepare(&wanted.image, &[], Some(uuid), self.registry.backing)?;
+                let mounted = image::prepare(&wanted.image, &[], Some(uuid), self.registry.backing)
+                    .map_err(missing_layer)?;
                 (mounted.mount, mounted.loop_device)
             }
             Sort::Scratch { .. } => {
@@ -325,5 +325,15 @@ pub(crate) fn detached_identity(mount: &DetachedMount) -> Result<Identity> {
     match MountIdentity::of_fd(mount.as_fd()) {
         Ok(identity) => Ok(identity.into()),
         Err(error) => Err(Error::sys("cannot identify a new mount", error)),
+    }
+}
+
+/// A layer's file that is not there is damage to the store, not a wrong name given by a caller.
+fn missing_layer(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::NotFound => {
+            Error::caused(ErrorKind::Corrupt, "a layer's image is missing", error)
+        }
+        _ => error,
     }
 }

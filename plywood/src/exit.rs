@@ -128,6 +128,9 @@ fn way_out(cause: &(dyn Error + 'static)) -> Option<&'static str> {
         }
         mount::ErrorKind::NotSupported => Some("`plywood doctor` shows what this kernel can do"),
         mount::ErrorKind::ToolMissing => Some("`plywood doctor` shows what to install"),
+        mount::ErrorKind::Corrupt => {
+            Some("`plywood fsck` says which layers are damaged, and what to import again")
+        }
         mount::ErrorKind::Busy => Some("`plywood mount ls` shows who uses what"),
         _ => None,
     }
@@ -153,6 +156,11 @@ pub(crate) fn report(error: &anyhow::Error) {
     for hint in hints(error) {
         eprintln!("hint: {}", escape::message(&hint));
     }
+}
+
+/// Prints what a user should know although the command goes on.
+pub(crate) fn warn(text: &str) {
+    eprintln!("plywood: warning: {}", escape::message(text));
 }
 
 fn code_of(cause: &(dyn Error + 'static)) -> Option<Exit> {

@@ -74,6 +74,12 @@ impl Host {
         let read_only = options.read_only;
         let store = Store::open(&self.root, options).context("cannot open the store")?;
         if !read_only {
+            for scratch in &store.swept().restored {
+                crate::exit::warn(&format!(
+                    "{} was missing and was made again, empty",
+                    scratch.display()
+                ));
+            }
             self.remove_orphans(&store)?;
         }
         Ok(store)

@@ -259,6 +259,8 @@ fn privileged_two_containers_share_the_volumes() {
     assert!(error.contains("one"), "{error}");
     // Neither the image's layers nor a running container's snapshot can be pulled away.
     world.run(&["snapshot", "remove", "container/one"]).fails(5);
+    let error = world.run(&["snapshot", "commit", "taken", "container/one"]).fails(5);
+    assert!(error.contains("hint: wait until the container has ended"), "{error}");
     world.run(&["image", "remove", IMAGE]).ok();
     let kept = world.run(&["gc"]).ok();
     assert!(!kept.contains("delete layer") && !kept.contains("delete snapshot"), "{kept}");
@@ -386,5 +388,16 @@ fn privileged_the_whole_life_of_an_image() {
     assert_eq!(fs::read_dir(world.path("root/layers")).unwrap().count(), 0);
     assert_eq!(world.json(&["snapshot", "list"]).len(), 0);
     assert!(world.run(&["fsck"]).ok().contains("clean"));
+    assert_eq!(world.traces(), [""; 0]);
+}
+
+#[test]
+fn privileged_a_missing_layer_is_damage_to_the_store() {
+    let world = World::with_image();
+    let layer = fs::read_dir(world.path("root/layers")).unwrap().next().unwrap().unwrap().path();
+    fs::remove_file(&layer).unwrap();
+    let error = world.run(&["run", IMAGE]).fails(6);
+    assert!(error.contains(layer.to_str().unwrap()), "{error}");
+    assert!(error.contains("hint: `plywood fsck`"), "{error}");
     assert_eq!(world.traces(), [""; 0]);
 }

@@ -1,6 +1,7 @@
 //! Checking a store, and repairing what can be repaired without guessing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use layer::Digest;
 
@@ -391,6 +392,16 @@ impl Store {
             self.leftovers(read, true)?
         };
         let swept = if options.repair { self.cleanup()? } else { crate::Swept::default() };
+        // Opening made these again, but what they held is lost.
+        for directory in &self.swept().restored {
+            report
+                .error(
+                    "scratch-missing",
+                    self.scratch_owner(read, directory)?,
+                    format!("{} or a part of it was missing", directory.display()),
+                )
+                .repaired("made again, empty, when the store was opened");
+        }
         for snapshot in &found.incomplete {
             let directory = self.layout().snapshot(snapshot.id);
             let finding = report.error(
@@ -415,6 +426,15 @@ impl Store {
             }
         }
         Ok(())
+    }
+    /// Whose scratch a directory is, as the subject of a finding.
+    fn scratch_owner(&self, read: &Read, directory: &Path) -> Result<String> {
+        let snapshots = read.snapshots()?;
+        let owner = snapshots.iter().find(|s| self.layout().snapshot(s.id) == directory);
+        Ok(owner.map_or_else(
+            || directory.display().to_string(),
+            |snapshot| format!("snapshot {}", snapshot.name()),
+        ))
     }
 }
 

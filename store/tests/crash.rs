@@ -358,5 +358,10 @@ fn a_scratch_lost_to_a_power_cut_is_made_again_empty() {
     let mut store = open(&root).unwrap();
     assert_eq!(store.swept().restored, [root.join(format!("snapshots/{}", active.id))]);
     assert!(upper(&store, &active).is_dir());
-    assert!(store.fsck(FsckOptions::default()).unwrap().is_clean());
+    // What it held is gone, and fsck says so although there is nothing left to do.
+    let report = store.fsck(FsckOptions::default()).unwrap();
+    let lost = &report.findings[..];
+    assert_eq!((lost.len(), lost[0].code), (1, "scratch-missing"), "{lost:?}");
+    assert_eq!(lost[0].subject, "snapshot active");
+    assert!(report.is_clean());
 }

@@ -38,7 +38,8 @@ pub(crate) fn gc(session: &mut Session, args: &GcArgs) -> Result<()> {
         return Ok(());
     }
     let verb = if args.dry_run { "would delete" } else { "deleted" };
-    session.output.line(format!("{verb} {count} items, {} bytes freed", output::size(bytes)))
+    let freed = if args.dry_run { "to be freed" } else { "freed" };
+    session.output.line(format!("{verb} {count} items, {} {freed}", output::size(bytes)))
 }
 
 fn show(session: &mut Session, args: &GcArgs, item: &GcItem) -> Result<()> {

@@ -123,6 +123,8 @@ fn quoted(text: &str) -> String {
 }
 
 fn commit(session: &mut Session, args: &CommitArgs) -> Result<()> {
+    // What is written after the changes were read would be lost, and a container would lose its root.
+    check_unused(&session.host, &args.key)?;
     let store = session.host.existing_store()?;
     let key = args.key.as_bytes();
     let mut options = CommitOptions { labels: labels(&args.labels), ..CommitOptions::default() };
@@ -188,7 +190,10 @@ fn check_unused(host: &Host, key: &str) -> Result<()> {
             Exit::Exists,
             format!("{key} is mounted at {} for {}", mount.target.display(), mount.holder),
         )
-        .hint(format!("plywood umount {}", mount.target.display()))
+        .hint(match mount.holder.kind {
+            HolderKind::Container => "wait until the container has ended, or stop it".to_owned(),
+            _ => format!("plywood umount {}", mount.target.display()),
+        })
         .into()),
         None => Ok(()),
     }

@@ -274,3 +274,25 @@ fn an_interrupted_import_cleans_up() {
     drop(input);
     assert_eq!(content(&world), before);
 }
+
+#[test]
+fn a_lost_scratch_is_said() {
+    let world = World::new();
+    let layout = world.path("layout");
+    Layout::tiny().write(&layout);
+    world.run(&["image", "import", layout.to_str().unwrap()]).ok();
+    let lose = || {
+        for scratch in fs::read_dir(world.path("root/snapshots")).unwrap() {
+            fs::remove_dir_all(scratch.unwrap().path()).unwrap();
+        }
+    };
+    world.run(&["snapshot", "prepare", "work"]).ok();
+    lose();
+    // Whichever command comes first makes it again.
+    let listed = world.run(&["snapshot", "list"]);
+    assert!(listed.stderr.contains("was missing and was made again, empty"), "{}", listed.stderr);
+    assert_eq!(world.run(&["fsck"]).stderr, "");
+    lose();
+    let checked = world.run(&["fsck"]).ok();
+    assert!(checked.contains("scratch-missing: snapshot work"), "{checked}");
+}

@@ -49,6 +49,8 @@ fn looking_inside() {
     let dump = world.run(&["erofs", "dump", &image]).ok();
     assert!(dump.contains("etc/passwd"), "{dump}");
     assert!(!dump.contains('\x1b'), "escaped");
+    let lines = world.json(&["erofs", "dump", &image]);
+    assert!(lines.iter().map(|line| line["line"].as_str().unwrap()).eq(dump.lines()));
     world.run(&["erofs", "cat", &image, "bin/link", "no-such-file"]).fails(4);
     world.run(&["erofs", "cat", &image, "bin"]).fails(2);
     world.run(&["erofs", "stat", &image, "/bin/su/x"]).fails(4);

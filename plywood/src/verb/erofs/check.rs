@@ -67,6 +67,15 @@ pub(crate) fn check(session: &mut Session, args: &CheckArgs) -> Result<ExitCode>
 
 pub(crate) fn dump(session: &mut Session, args: &FileArgs) -> Result<()> {
     let image = open(&args.file, &args.devices)?;
+    if session.output.is_json() {
+        let mut text = Vec::new();
+        erofs::dump(&image, &mut text)
+            .with_context(|| format!("cannot dump {}", args.file.display()))?;
+        for line in String::from_utf8_lossy(&text).lines() {
+            session.output.json(&json!({ "line": line }))?;
+        }
+        return Ok(());
+    }
     match erofs::dump(&image, session.output.stream()) {
         Err(error) if output::is_closed(&error) => Err(crate::exit::OutputClosed.into()),
         other => other.with_context(|| format!("cannot dump {}", args.file.display())),
