@@ -333,6 +333,8 @@ impl Store {
     pub fn remove(&self, key: &[u8]) -> Result<()> {
         // Off with useless waiting for the write transaction.
         existing(&self.read()?, key)?;
+        // A sweep that has read the record would make the directory again after it is gone.
+        let _kept = self.not_sweeping();
         let mut write = self.write()?;
         let snapshot = existing(&write, key)?;
         if let Some(child) = write.child(snapshot.id)? {
