@@ -146,9 +146,20 @@ impl<'h> Container<'h> {
                 }
             }
             Err(error) if is_missing(&error) => {}
+            Err(error) if crate::exit::code(&error) == Exit::NotPermitted && self.can_wait() => {}
             Err(error) => return Err(error),
         }
         remove_bundle(&self.directory).with_context(|| doing("remove the files of"))
+    }
+
+    /// Whether the record may go although the store cannot be written: a snapshot that is not to stay is removed, as
+    /// nobody's, by the next command that can; no other command must fail until then.
+    fn can_wait(&self) -> bool {
+        let is_there = || {
+            let store = self.host.store_to_read()?;
+            store.stat(self.key().as_bytes()).map_err(anyhow::Error::from)
+        };
+        !self.record.keep || is_there().is_err_and(|error| is_missing(&error))
     }
 
     /// Its id with the runtime.

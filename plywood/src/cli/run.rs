@@ -53,7 +53,7 @@ pub(crate) struct RunArgs {
     #[arg(short, long, value_name = "DIR")]
     pub(crate) workdir: Option<String>,
     /// Host name [default: the container's name].
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = parse_hostname)]
     pub(crate) hostname: Option<String>,
     /// Replace the image's entrypoint; an empty one removes it.
     #[arg(long, value_name = "CMD")]
@@ -103,6 +103,18 @@ pub(crate) enum MountKind {
     Bind(PathBuf),
     /// A new tmpfs, optionally limited in bytes.
     Tmpfs(Option<u64>),
+}
+
+/// The kernel takes at most 64 bytes; an empty one would leave the host's.
+fn parse_hostname(text: &str) -> Result<String, String> {
+    match text {
+        "" => Err("a host name is not empty".to_owned()),
+        _ if text.len() > 64 => Err("a host name has at most 64 characters".to_owned()),
+        _ if text.bytes().any(|byte| byte == b' ' || byte.is_ascii_control()) => {
+            Err("a host name has no spaces".to_owned())
+        }
+        _ => Ok(text.to_owned()),
+    }
 }
 
 /// A name that is one path component, a host name's beginning and a cgroup's name.
@@ -192,6 +204,16 @@ mod tests {
             "source=/a,target=/b,what=1",
         ] {
             assert!(parse_mount(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn hostnames() {
+        for good in ["a", "web-1.example.org", &"a".repeat(64)] {
+            assert!(parse_hostname(good).is_ok(), "{good}");
+        }
+        for bad in ["", "a b", "a\n", &"a".repeat(65)] {
+            assert!(parse_hostname(bad).is_err(), "{bad}");
         }
     }
 

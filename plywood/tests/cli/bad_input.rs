@@ -236,6 +236,9 @@ fn stores_that_cannot_be_used() {
     let read_only = "mount --bind $R $R; mount -o remount,bind,ro $R; ";
     private(&format!("{read_only} exec $P image import $L")).fails(7);
     assert!(private(&format!("{read_only} exec $P image list")).ok().contains("tiny:1"));
+    private(&format!("{read_only} exec $P run tiny:1")).fails(7);
+    private(&format!("{read_only} exec $P run --keep --name kept tiny:1")).fails(7);
+    assert_eq!(world.traces(), [""; 0], "no record that later commands would stumble over");
     private("mount -t tmpfs -o size=1m none $R; exec $P image import $L").fails(9);
     world.run(&["run", "--runtime", "/no/such/runtime", "tiny:1"]).fails(3);
     assert_eq!(world.traces(), [""; 0]);
