@@ -15,7 +15,9 @@ use crate::image_file::ImageFile;
 use crate::intake::Intake;
 use crate::layer_tree::{LayerTree, LowerLayers, Metadata, count_names};
 use crate::overlay;
-use crate::parents::{ImageSource, Parents, copy_from_parents, directory_of_parents};
+use crate::parents::{
+    ImageSource, Parents, copy_from_parents, directory_of_parents, symlink_of_parents,
+};
 use crate::pipeline::{
     Chunk, ChunkReader, DEPTH, Measured, inflate, measure, read_blob, read_full,
 };
@@ -229,6 +231,11 @@ impl<S: Sink> LowerLayers for Lower<'_, '_, S> {
     fn directory(&mut self, path: &[&[u8]]) -> Result<Option<Metadata>> {
         self.open()?;
         directory_of_parents(self.layers.as_deref().unwrap_or_default(), path)
+    }
+
+    fn symlink(&mut self, path: &[&[u8]]) -> Result<Option<Vec<u8>>> {
+        self.open()?;
+        symlink_of_parents(self.layers.as_deref().unwrap_or_default(), path)
     }
 }
 

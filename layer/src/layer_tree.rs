@@ -4,7 +4,8 @@
 //! | --- | --- |
 //! | a path again | the later entry wins; a directory keeps its children and takes the new metadata |
 //! | directory over file, file over directory | the later entry wins; children of the directory are gone |
-//! | something that is no directory in the middle of a path | a later name below it makes it a directory; a symbolic link there is **not** followed |
+//! | something that is no directory in the middle of a path | a later name below it makes it a directory; a symbolic link of the same layer is **not** followed |
+//! | a missing parent that is a symbolic link below | what it would hold goes where the link leads, inside the root: `bin/x` on a layer with `bin -> usr/bin` must not take `/bin` away |
 //! | missing parent | a directory with the metadata that the layers below give it, as a host's would keep its own; where they have none 0755, 0:0, with the time of the entry that needed it first |
 //! | hard link | shares the inode that the target's path names at that point; a target that comes later is found at the end |
 //! | whiteout and entry of one name | the whiteout speaks of the layers below, so the entry stays; a directory becomes opaque |
@@ -68,6 +69,9 @@ pub(crate) struct LayerTree {
     pending: BTreeMap<InodeId, Pending>,
 }
 
+/// The names on the way from the root.
+type NamePath = Vec<Box<[u8]>>;
+
 #[derive(Debug, Clone)]
 struct Pending {
     path: Vec<u8>,
@@ -81,6 +85,9 @@ pub(crate) trait LowerLayers {
 
     /// The metadata of the directory at a path, or `None`.
     fn directory(&mut self, path: &[&[u8]]) -> Result<Option<Metadata>>;
+
+    /// The target of the symbolic link at a path, or `None`.
+    fn symlink(&mut self, path: &[&[u8]]) -> Result<Option<Vec<u8>>>;
 }
 
 impl LayerTree {
@@ -208,6 +215,7 @@ impl LayerTree {
     /// of hard links that this layer does not have, and for directories that it does not describe.
     pub(crate) fn finish(mut self, lower: &mut impl LowerLayers) -> Result<Tree> {
         self.resolve_links(lower)?;
+        self.follow_lower_links(lower)?;
         self.describe_implied(lower)?;
         let whiteouts = std::mem::take(&mut self.whiteouts);
         for (dir, names) in whiteouts {
@@ -231,6 +239,120 @@ impl LayerTree {
             self.tree[dir].set_xattr(overlay::OPAQUE, b"y");
         }
         Ok(self.tree)
+    }
+
+    /// Moves what is in a directory that no entry describes, and that is a symbolic link below, to where that leads.
+    fn follow_lower_links(&mut self, lower: &mut impl LowerLayers) -> Result<()> {
+        let mut looked_at = BTreeSet::new();
+        // One link of every chain in each round, as many as Linux follows; what is left stays a directory.
+        for _ in 0..40 {
+            let links = self.lower_links(lower, &mut looked_at)?;
+            if links.is_empty() {
+                break;
+            }
+            for (path, target) in links {
+                self.follow(&path, &target);
+            }
+        }
+        Ok(())
+    }
+
+    /// The directories that no entry describes and that are symbolic links below, with their targets.
+    fn lower_links(
+        &self,
+        lower: &mut impl LowerLayers,
+        looked_at: &mut BTreeSet<NamePath>,
+    ) -> Result<Vec<(NamePath, Vec<u8>)>> {
+        let mut links = Vec::new();
+        let mut directories: Vec<(InodeId, NamePath)> = vec![(Tree::ROOT, Vec::new())];
+        while let Some((dir, path)) = directories.pop() {
+            if self.implied.is_empty() || self.opaque.contains(&dir) {
+                continue;
+            }
+            for (name, &id) in self.tree[dir].entries().into_iter().flatten() {
+                let hidden = self.whiteouts.get(&dir).is_some_and(|names| names.contains(name));
+                if self.tree[id].entries().is_none() || hidden {
+                    continue;
+                }
+                let path: NamePath = path.iter().chain([name]).cloned().collect();
+                if self.implied.contains(&id)
+                    && !self.opaque.contains(&id)
+                    && looked_at.insert(path.clone())
+                {
+                    let names: Vec<&[u8]> = path.iter().map(|name| &**name).collect();
+                    links.extend(lower.symlink(&names)?.map(|target| (path.clone(), target)));
+                }
+                directories.push((id, path));
+            }
+        }
+        Ok(links)
+    }
+
+    fn follow(&mut self, path: &NamePath, target: &[u8]) {
+        let Some((name, parents)) = path.split_last() else { return };
+        let destination = resolved(parents, target);
+        if destination.starts_with(path) || !self.can_hold(&destination) {
+            return;
+        }
+        // It may have moved with a directory above it; then it is looked at again there.
+        let from = self.tree.lookup(parents.iter().map(|name| &**name));
+        let Some((from, moved)) = from.and_then(|dir| Some((dir, self.get(dir, name)?))) else {
+            return;
+        };
+        if let Some(entries) = self.tree[from].entries_mut() {
+            entries.remove(name);
+        }
+        let mtime = self.tree[moved].mtime;
+        let mut to = Tree::ROOT;
+        for component in &destination {
+            to = self.directory_in(to, component, mtime);
+        }
+        self.pour(moved, to);
+    }
+
+    /// Whether nothing but directories of this layer is on a path.
+    fn can_hold(&self, path: &[Box<[u8]>]) -> bool {
+        let mut dir = Tree::ROOT;
+        for name in path {
+            match self.get(dir, name) {
+                None => return true,
+                Some(id) if self.tree[id].entries().is_none() => return false,
+                Some(id) => dir = id,
+            }
+        }
+        true
+    }
+
+    /// Puts what one directory holds into another; of two things of one name the one that is moved stays.
+    fn pour(&mut self, from: InodeId, to: InodeId) {
+        let mut pairs = vec![(from, to)];
+        while let Some((from, to)) = pairs.pop() {
+            if let Some(names) = self.whiteouts.remove(&from) {
+                self.whiteouts.entry(to).or_default().extend(names);
+            }
+            if self.opaque.remove(&from) {
+                self.opaque.insert(to);
+            }
+            let entries = self.tree[from].entries_mut().map(std::mem::take).unwrap_or_default();
+            for (name, id) in entries {
+                match self.get(to, &name) {
+                    Some(there)
+                        if self.tree[there].entries().is_some()
+                            && self.tree[id].entries().is_some() =>
+                    {
+                        if !self.implied.contains(&id) {
+                            let Inode { permissions, uid, gid, mtime, ref xattrs, .. } =
+                                self.tree[id];
+                            let xattrs = xattrs.clone();
+                            self.implied.remove(&there);
+                            self.describe(there, Metadata { permissions, uid, gid, mtime, xattrs });
+                        }
+                        pairs.push((id, there));
+                    }
+                    _ => self.set(to, &name, id),
+                }
+            }
+        }
     }
 
     /// Gives directories that no entry describes the metadata that they have below: a layer with `tmp/x` and no
@@ -322,6 +444,19 @@ impl LayerTree {
         }
         Ok(())
     }
+}
+
+/// Where a symbolic link in a directory leads, without ever leaving the root.
+fn resolved(dir: &[Box<[u8]>], target: &[u8]) -> NamePath {
+    let mut path = if target.starts_with(b"/") { Vec::new() } else { dir.to_vec() };
+    for component in target.split(|&byte| byte == b'/') {
+        match component {
+            b"" | b"." => {}
+            b".." => drop(path.pop()),
+            name => path.push(name.into()),
+        }
+    }
+    path
 }
 
 /// Number of names in a finished tree, the root included.

@@ -18,9 +18,10 @@
 //! * deletions are data of the layer (overlayfs's whiteouts and opaque marks), so a layer image does not depend
 //!   on the layers below. There are two exceptions, both answered through [`Parents`] and reported in
 //!   [`LayerImage::depends_on_parents`]: a hard link to a file of a lower layer, which is copied, and a directory
-//!   that the layer has files in but does not describe, which keeps the metadata it has below;
+//!   that the layer has files in but does not describe, which keeps the metadata it has below and, where it is a
+//!   symbolic link below, hands its files on to where that leads inside the root;
 //! * nothing a layer says reaches outside of its image: names are never resolved on the host, `..` is refused,
-//!   symbolic links are never followed, and overlayfs's own xattrs are escaped;
+//!   no symbolic link of the host or of the same layer is followed, and overlayfs's own xattrs are escaped;
 //! * what two readers could understand in two ways is refused; see the errors' kinds.
 //!
 //! Nothing here calls `fsync`: whoever names the output file makes it durable.

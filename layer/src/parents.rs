@@ -59,6 +59,26 @@ pub(crate) fn directory_of_parents(
     Ok(None)
 }
 
+/// The target of a symbolic link of the layers below. `None`: there is no such link.
+pub(crate) fn symlink_of_parents(
+    layers: &[Arc<Image<ImageSource>>],
+    path: &[&[u8]],
+) -> Result<Option<Vec<u8>>> {
+    for image in layers {
+        match find(image, path)? {
+            Found::Here(inode) if inode.file_type == FileType::Symlink => {
+                let target = image.read_link(&inode);
+                return target
+                    .map(Some)
+                    .map_err(|error| Error::erofs("cannot read a parent's image", error));
+            }
+            Found::Here(_) | Found::Hidden => return Ok(None),
+            Found::Below => {}
+        }
+    }
+    Ok(None)
+}
+
 enum Found {
     Here(InodeView),
     /// This layer hides what the ones below may have.

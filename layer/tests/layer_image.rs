@@ -495,6 +495,54 @@ fn directories_that_only_lower_layers_describe() {
 }
 
 #[test]
+fn directories_that_are_symbolic_links_below() {
+    let bottom = Tar::new()
+        .add(Header::new(b"usr/bin", b'5', 0).mode(0o711), b"")
+        .add(Header::new(b"bin", b'2', 0).link(b"usr/bin"), b"")
+        .add(Header::new(b"usr/up", b'2', 0).link(b"../../../lib/"), b"")
+        .add(Header::new(b"lib", b'2', 0).link(b"/usr/lib"), b"")
+        .add(Header::new(b"loop", b'2', 0).link(b"loop2"), b"")
+        .add(Header::new(b"loop2", b'2', 0).link(b"loop"), b"")
+        .add(Header::new(b"own", b'2', 0).link(b"usr/bin"), b"")
+        .add(Header::new(b"taken", b'2', 0).link(b"file"), b"")
+        .end();
+    let parents = Stack(vec![make(&bottom).unwrap().bytes]);
+    let tar = Tar::new()
+        .file(b"bin/x", b"x")
+        .file(b"bin/.wh.gone", b"")
+        .file(b"usr/bin/y", b"y")
+        .file(b"usr/up/z", b"z")
+        .file(b"loop/l", b"")
+        .add(Header::new(b"own", b'5', 0).mode(0o700), b"")
+        .file(b"own/x", b"")
+        .file(b"file", b"")
+        .file(b"taken/x", b"")
+        .end();
+    let file = tempfile::tempfile().unwrap();
+    let options = LayerOptions::default();
+    write_layer_image(&tar[..], &file, &options, Some(&parents), &(), &Cancel::new()).unwrap();
+    expect(
+        &contents(&file),
+        &[
+            "/file: f 644 0:0 0 \"\"",
+            "/loop: d 755 0:0 0",
+            "/loop/l: f 644 0:0 0 \"\"",
+            "/own: d 700 0:0 0",
+            "/own/x: f 644 0:0 0 \"\"",
+            "/taken: d 755 0:0 0",
+            "/taken/x: f 644 0:0 0 \"\"",
+            "/usr: d 755 0:0 0",
+            "/usr/bin: d 711 0:0 0 trusted.overlay.origin=\"\"",
+            "/usr/bin/gone: c 0 0:0 0 0,0",
+            "/usr/bin/x: f 644 0:0 0 \"x\"",
+            "/usr/bin/y: f 644 0:0 0 \"y\"",
+            "/usr/lib: d 755 0:0 0",
+            "/usr/lib/z: f 644 0:0 0 \"z\"",
+        ],
+    );
+}
+
+#[test]
 fn hard_links_to_lower_layers() {
     let data = noise(10_000, 1);
     let bottom = Tar::new()
