@@ -243,26 +243,21 @@ impl LayerTree {
 
     /// Moves what is in a directory that no entry describes, and that is a symbolic link below, to where that leads.
     fn follow_lower_links(&mut self, lower: &mut impl LowerLayers) -> Result<()> {
-        let mut looked_at = BTreeSet::new();
         // One link of every chain in each round, as many as Linux follows; what is left stays a directory.
         for _ in 0..40 {
-            let links = self.lower_links(lower, &mut looked_at)?;
-            if links.is_empty() {
-                break;
+            let mut moved = false;
+            for (path, target) in self.lower_links(lower)? {
+                moved |= self.follow(&path, &target);
             }
-            for (path, target) in links {
-                self.follow(&path, &target);
+            if !moved {
+                break;
             }
         }
         Ok(())
     }
 
     /// The directories that no entry describes and that are symbolic links below, with their targets.
-    fn lower_links(
-        &self,
-        lower: &mut impl LowerLayers,
-        looked_at: &mut BTreeSet<NamePath>,
-    ) -> Result<Vec<(NamePath, Vec<u8>)>> {
+    fn lower_links(&self, lower: &mut impl LowerLayers) -> Result<Vec<(NamePath, Vec<u8>)>> {
         let mut links = Vec::new();
         let mut directories: Vec<(InodeId, NamePath)> = vec![(Tree::ROOT, Vec::new())];
         while let Some((dir, path)) = directories.pop() {
@@ -275,10 +270,7 @@ impl LayerTree {
                     continue;
                 }
                 let path: NamePath = path.iter().chain([name]).cloned().collect();
-                if self.implied.contains(&id)
-                    && !self.opaque.contains(&id)
-                    && looked_at.insert(path.clone())
-                {
+                if self.implied.contains(&id) && !self.opaque.contains(&id) {
                     let names: Vec<&[u8]> = path.iter().map(|name| &**name).collect();
                     links.extend(lower.symlink(&names)?.map(|target| (path.clone(), target)));
                 }
@@ -288,16 +280,17 @@ impl LayerTree {
         Ok(links)
     }
 
-    fn follow(&mut self, path: &NamePath, target: &[u8]) {
-        let Some((name, parents)) = path.split_last() else { return };
+    /// Moves what is at `path`; `false` if it has to stay.
+    fn follow(&mut self, path: &NamePath, target: &[u8]) -> bool {
+        let Some((name, parents)) = path.split_last() else { return false };
         let destination = resolved(parents, target);
         if destination.starts_with(path) || !self.can_hold(&destination) {
-            return;
+            return false;
         }
         // It may have moved with a directory above it; then it is looked at again there.
         let from = self.tree.lookup(parents.iter().map(|name| &**name));
         let Some((from, moved)) = from.and_then(|dir| Some((dir, self.get(dir, name)?))) else {
-            return;
+            return false;
         };
         if let Some(entries) = self.tree[from].entries_mut() {
             entries.remove(name);
@@ -308,6 +301,7 @@ impl LayerTree {
             to = self.directory_in(to, component, mtime);
         }
         self.pour(moved, to);
+        true
     }
 
     /// Whether nothing but directories of this layer is on a path.
