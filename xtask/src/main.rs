@@ -10,6 +10,7 @@ mod fuzzing;
 mod layer_tar;
 mod oci_layout;
 mod packages;
+mod powercut;
 mod program;
 mod stages;
 mod workspace;
@@ -45,6 +46,8 @@ enum Task {
     Test(ci::TestArguments),
     /// Plywood against its peers; writes docs/benchmarks.md and its plots
     Bench(bench::BenchArguments),
+    /// Power cuts of a store on a real file system, at random moments, and what is left of it
+    Powercut(powercut::PowercutArguments),
     /// Shell completions and man pages, into target/docs
     Docs,
     /// Run every fuzz target for some minutes
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Task::Demo(arguments) => demo::demo(&arguments),
         Task::Test(arguments) => ci::test(&arguments),
         Task::Bench(arguments) => bench::bench(&arguments),
+        Task::Powercut(arguments) => powercut::powercut(&arguments),
         Task::Docs => docs(),
         Task::Fuzz { minutes } => fuzzing::fuzz(minutes * 60),
     };

@@ -18,6 +18,9 @@ pub(crate) enum Purpose {
     Demo,
     /// `cargo xtask bench`
     Bench,
+    /// `cargo xtask powercut`
+    #[value(name = "powercut")]
+    PowerCut,
     /// `cargo xtask fuzz`
     Fuzz,
 }
@@ -77,6 +80,9 @@ const BENCH: &[&str] = &[
     "zlib1g-dev",
 ];
 
+/// File systems for the disk that is cut: reflinks are XFS's, the store is on ext4.
+const POWER_CUT: &[&str] = &["xfsprogs", "e2fsprogs", "util-linux", "mount"];
+
 const FUZZ: &[&str] = &["g++"];
 
 impl Purpose {
@@ -85,6 +91,7 @@ impl Purpose {
             Self::Test => &[BUILD, RUN, TEST, FUZZ],
             Self::Demo => &[BUILD, RUN, DEMO, &["attr"]],
             Self::Bench => &[BUILD, RUN, DEMO, TEST, BENCH],
+            Self::PowerCut => &[BUILD, POWER_CUT],
             Self::Fuzz => &[BUILD, FUZZ],
         };
         lists.iter().flat_map(|list| list.iter().copied()).collect()
