@@ -172,8 +172,9 @@ fn application(layer: &mut LayerTar) -> Result<()> {
     layer.symlink("var/opt", "/opt")
 }
 
-/// The fourth layer: one file.
+/// The fourth layer: one file. It describes the directory, as image builders do, so it depends on no other layer.
 fn configuration(layer: &mut LayerTar) -> Result<()> {
+    layer.directory("etc", 0o755)?;
     layer.file("etc/motd", 0o644, b"configured\n")
 }
 
