@@ -109,6 +109,7 @@ impl Images {
         let (cold, warm) = (speed(0), speed(2));
         Ok(Row {
             id,
+            same_work: false,
             title: title.to_owned(),
             unit: "s",
             bar: "at least 0.95 × the speed of mkfs.erofs's image",

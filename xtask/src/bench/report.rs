@@ -25,6 +25,8 @@ pub(crate) struct Row {
     pub(crate) bar: &'static str,
     /// Whether it is met, and the figure that says so. `None` where the row is for comparison only.
     pub(crate) verdict: Option<(bool, String)>,
+    /// Whether the series do the same thing, so that a ratio means something.
+    pub(crate) same_work: bool,
     /// How it was measured, where the title does not say.
     pub(crate) note: String,
 }
@@ -100,7 +102,7 @@ fn markdown(rows: &[Row], circumstances: &Circumstances) -> String {
         for (index, series) in row.series.iter().enumerate() {
             let ratio = match index {
                 0 => String::new(),
-                _ if series.median() == 0.0 => String::new(),
+                _ if !row.same_work || series.median() == 0.0 => String::new(),
                 _ => format!("{:.2} ×", ours / series.median()),
             };
             _ = writeln!(

@@ -21,30 +21,27 @@ pub(super) fn mount(bench: &Bench) -> Result<Row> {
     let image = bench.work.join("image.erofs");
     let mut mkfs = Command::new(&bench.mkfs_erofs);
     silently(mkfs.args(["--quiet", "--tar=f"]).arg(&image).arg(&bench.data.base))?;
-    let target = bench.work.join("target");
-    let contender = |name: &str, mounter: &'static str| {
-        let (image, target) = (&image, &target);
-        Contender::new(name, move || {
-            let mut probe = Command::new(&bench.probe);
-            number(probe.args(["mount", mounter]).arg(image).arg(target).arg("500"))
-        })
-    };
-    let series = take_turns(
-        bench.runs,
-        vec![
-            contender("plywood's mount crate", "image"),
-            contender("mount(2) in a loop", "bare"),
-            contender("plywood, journaled", "journal"),
+    let mut probe = Command::new(&bench.probe);
+    probe.arg("mount").arg(&image).arg(bench.work.join("target")).arg("500");
+    let series = answers(
+        bench,
+        &mut probe,
+        &[
+            ("plywood's mount crate", "image"),
+            ("mount(2) in a loop", "bare"),
+            ("plywood, journaled", "journal"),
         ],
     )?;
     let mut row = Row {
         id: "mount",
+        same_work: true,
         title: "Mount, stat and unmount one image".to_owned(),
         unit: "µs",
         series,
         bar: "at most 1.1 × a bare `mount(2)` loop",
         verdict: None,
-        note: "500 rounds a run, one process, the same image of 890 MB. The journaled form is what a command does: \
+        note: "500 rounds a run in which the three take turns, one process, the same image of 890 MB; the median of the \
+               rounds is a run's value. The journaled form is what a command does: \
                it also takes the journal's lock and writes down what it is about to do and what it did."
             .to_owned(),
     };
@@ -60,26 +57,18 @@ pub(super) fn rootfs(bench: &Bench) -> Result<Row> {
         ("cold, with store and new snapshot", "cold_all"),
         ("warm, with store and new snapshot", "warm_all"),
     ];
-    let mut series = CASES.map(|(name, _)| Series { name: name.to_owned(), values: Vec::new() });
     fresh_import(bench, &bench.data.deep)?;
-    for run in 0..bench.runs {
-        drop_caches()?;
-        let mut probe = Command::new(&bench.probe);
-        probe.arg("rootfs").arg(bench.work.join("root")).arg(bench.work.join("run"));
-        let answer = program::output(probe.arg(IMAGE).arg(bench.work.join("target")))?;
-        let answer: Value = serde_json::from_str(&answer)?;
-        for (series, (name, key)) in series.iter_mut().zip(CASES) {
-            let value = answer[key].as_f64().with_context(|| format!("no `{key}`"))?;
-            println!("  {:>2}/{} {name:<40} {value:.3}", run + 1, bench.runs);
-            series.values.push(value);
-        }
-    }
+    let mut probe = Command::new(&bench.probe);
+    probe.arg("rootfs").arg(bench.work.join("root")).arg(bench.work.join("run"));
+    probe.arg(IMAGE).arg(bench.work.join("target"));
+    let series = answers(bench, &mut probe, &CASES)?;
     let (cold, warm) = (series[0].median(), series[1].median());
     Ok(Row {
         id: "rootfs",
+        same_work: false,
         title: format!("Root filesystem of {DEPTH} layers"),
         unit: "ms",
-        series: series.into(),
+        series,
         bar: "ready under 100 ms cold, under 5 ms with its volumes mounted",
         verdict: Some((cold < 100.0 && warm < 5.0, format!("{cold:.1} ms cold, {warm:.2} ms warm"))),
         note: "In one process: from a prepared snapshot to the mounted overlay, opening and writing the journal \
@@ -122,6 +111,7 @@ pub(super) fn second(bench: &Bench) -> Result<Row> {
     let most = series[0].maximum();
     Ok(Row {
         id: "second",
+        same_work: false,
         title: "Page cache that a second container must fill".to_owned(),
         unit: "MB",
         series: series.into(),
@@ -163,6 +153,7 @@ pub(super) fn snapshots(bench: &Bench) -> Result<Row> {
     let ratio = series[0].median() / series[1].median();
     Ok(Row {
         id: "snapshots",
+        same_work: true,
         title: "Prepare, mounts and remove".to_owned(),
         unit: "rounds/s",
         series,
@@ -174,6 +165,24 @@ pub(super) fn snapshots(bench: &Bench) -> Result<Row> {
              equal work. Both are durable."
         ),
     })
+}
+
+/// Runs a probe that answers with an object of numbers, each time without anything cached.
+fn answers(bench: &Bench, probe: &mut Command, names: &[(&str, &str)]) -> Result<Vec<Series>> {
+    let mut series: Vec<Series> = names
+        .iter()
+        .map(|(name, _)| Series { name: (*name).to_owned(), values: Vec::new() })
+        .collect();
+    for run in 0..bench.runs {
+        drop_caches()?;
+        let answer: Value = serde_json::from_str(&program::output(probe)?)?;
+        for (series, (name, key)) in series.iter_mut().zip(names) {
+            let value = answer[key].as_f64().with_context(|| format!("no `{key}`"))?;
+            println!("  {:>2}/{} {name:<40} {value:.3}", run + 1, bench.runs);
+            series.values.push(value);
+        }
+    }
+    Ok(series)
 }
 
 /// A store with one image in it.

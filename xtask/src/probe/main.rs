@@ -26,13 +26,7 @@ enum Probe {
     /// Rounds a second of prepare, mounts and remove through containerd's socket
     ContainerdSnapshots { socket: PathBuf, parent: String, seconds: u64 },
     /// Microseconds of mounting, looking at and unmounting an image
-    Mount {
-        #[arg(value_enum)]
-        mounter: mounting::Mounter,
-        image: PathBuf,
-        target: PathBuf,
-        count: u32,
-    },
+    Mount { image: PathBuf, target: PathBuf, count: usize },
     /// Milliseconds until an image's root filesystem is there
     Rootfs { root: PathBuf, run: PathBuf, reference: String, target: PathBuf },
     /// Rounds a second of prepare, mounts and remove through the libraries
@@ -59,9 +53,7 @@ fn measure(probe: Probe) -> anyhow::Result<()> {
         Probe::ContainerdSnapshots { socket, parent, seconds } => {
             containerd::snapshots(&socket, &parent, Duration::from_secs(seconds))
         }
-        Probe::Mount { mounter, image, target, count } => {
-            mounting::repeat(mounter, &image, &target, count)
-        }
+        Probe::Mount { image, target, count } => mounting::repeat(&image, &target, count),
         Probe::Rootfs { root, run, reference, target } => {
             mounting::rootfs(&root, &run, &reference, &target)
         }

@@ -11,52 +11,50 @@ use store::{Labels, OpenOptions, Store};
 
 const WAIT: Duration = Duration::from_secs(10);
 
-/// Who mounts in a loop.
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-pub(crate) enum Mounter {
-    /// `mount(2)` and nothing else.
-    Bare,
-    /// The mount crate without its journal.
-    Image,
-    /// The mount crate with its journal: what `plywood mount FILE DIR` does inside.
-    Journal,
-}
-
-/// Mounts `image` at `target`, looks at its root, unmounts it, `count` times; prints microseconds for one round.
-pub(crate) fn repeat(mounter: Mounter, image: &Path, target: &Path, count: u32) -> Result<()> {
+/// Mounts `image` at `target`, looks at its root and unmounts it, `count` times in each of three ways that take
+/// turns; prints the median microseconds of each: `mount(2)` and nothing else, the mount crate without its journal, and
+/// with it, which is what `plywood mount FILE DIR` does inside.
+pub(crate) fn repeat(image: &Path, target: &Path, count: usize) -> Result<()> {
     std::fs::create_dir_all(target)
         .with_context(|| format!("cannot create {}", target.display()))?;
-    let run = target.with_extension("run");
-    let round: &mut dyn FnMut() -> Result<()> = match mounter {
-        Mounter::Bare => &mut || {
-            rustix::mount::mount(image, target, "erofs", MountFlags::RDONLY, None)?;
-            rustix::fs::stat(target)?;
-            Ok(rustix::mount::unmount(target, UnmountFlags::empty())?)
-        },
-        Mounter::Image => &mut || {
-            mount_image(image, &[], target, Backing::Auto)?;
-            rustix::fs::stat(target)?;
-            Ok(sys::unmount(target)?)
-        },
-        Mounter::Journal => {
-            let registry = Registry::open(&run, WAIT)?;
-            &mut move || {
-                let holder = Holder::new(HolderKind::User, "probe");
-                registry.mount_image_file(image, &[], target, &holder)?;
-                rustix::fs::stat(target)?;
-                registry.unmount(target)?;
-                registry.release(&holder)?;
-                Ok(())
+    let registry = Registry::open(&target.with_extension("run"), WAIT)?;
+    let holder = Holder::new(HolderKind::User, "probe");
+    let bare = || {
+        rustix::mount::mount(image, target, "erofs", MountFlags::RDONLY, None)?;
+        rustix::fs::stat(target)?;
+        Ok(rustix::mount::unmount(target, UnmountFlags::empty())?)
+    };
+    let unjournaled = || {
+        mount_image(image, &[], target, Backing::Auto)?;
+        rustix::fs::stat(target)?;
+        Ok(sys::unmount(target)?)
+    };
+    let journaled = || {
+        registry.mount_image_file(image, &[], target, &holder)?;
+        rustix::fs::stat(target)?;
+        registry.unmount(target)?;
+        registry.release(&holder)?;
+        Ok(())
+    };
+    let ways: [(&str, &dyn Fn() -> Result<()>); 3] =
+        [("bare", &bare), ("image", &unjournaled), ("journal", &journaled)];
+    let mut times = ways.map(|_| Vec::with_capacity(count));
+    for round in 0..=count {
+        for (times, (_, way)) in times.iter_mut().zip(&ways) {
+            let start = Instant::now();
+            way()?;
+            // The first round also reads the superblock from the disk.
+            if round > 0 {
+                times.push(start.elapsed().as_secs_f64() * 1e6);
             }
         }
-    };
-    // The first round also reads the image's superblock from the disk.
-    round()?;
-    let start = Instant::now();
-    for _ in 0..count {
-        round()?;
     }
-    println!("{}", start.elapsed().as_secs_f64() * 1e6 / f64::from(count));
+    let mut medians = serde_json::Map::new();
+    for (mut times, (name, _)) in times.into_iter().zip(ways) {
+        times.sort_by(f64::total_cmp);
+        medians.insert(name.to_owned(), times[count / 2].into());
+    }
+    println!("{}", serde_json::Value::Object(medians));
     Ok(())
 }
 
