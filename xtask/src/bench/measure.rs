@@ -49,6 +49,11 @@ impl Series {
         self.sorted().last().copied().unwrap_or(f64::NAN)
     }
 
+    /// Whether something else than the contender decided the values.
+    pub(crate) fn is_uneven(&self) -> bool {
+        self.maximum() > 1.5 * self.minimum()
+    }
+
     fn sorted(&self) -> Vec<f64> {
         let mut sorted = self.values.clone();
         sorted.sort_by(f64::total_cmp);

@@ -114,6 +114,15 @@ fn markdown(rows: &[Row], circumstances: &Circumstances) -> String {
                 short(series.maximum()),
             );
         }
+        for series in row.series.iter().filter(|series| series.is_uneven()) {
+            _ = writeln!(
+                text,
+                "\nUneven: {} varied from {} to {} {unit} between rounds; its median says little.",
+                series.name,
+                short(series.minimum()),
+                short(series.maximum())
+            );
+        }
         _ = writeln!(text, "\n![{}](benchmarks/{}.svg)", row.title, row.id);
     }
     text
