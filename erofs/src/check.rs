@@ -24,6 +24,8 @@ const MAX_FINDINGS: usize = 10_000;
 pub enum Severity {
     /// Legal, or harmless on the kernels that we know, but not what a writer should do.
     Warning,
+    /// Legal, but not read here, so that a part of the image was not checked.
+    Unsupported,
     /// The image breaks the format's rules, or means different things to different readers.
     Error,
 }
@@ -85,8 +87,8 @@ codes! {
     LinkCount, Error, "link-count";
     /// A device node, pipe or socket with data.
     SpecialSize, Warning, "special-size";
-    /// Data is compressed, so it was not checked.
-    Compressed, Warning, "compressed";
+    /// Data is compressed, so it was not checked. Told once, with the number of such inodes.
+    Compressed, Unsupported, "compressed";
     /// Data lies outside the file or device that it should be in.
     DataRange, Error, "data-range";
     /// Data ends in a block that its file or device does not hold completely.
@@ -173,6 +175,7 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let severity = match self.severity() {
             Severity::Error => "error",
+            Severity::Unsupported => "unsupported",
             Severity::Warning => "warning",
         };
         write!(f, "{severity}: {}: ", self.code)?;
@@ -205,6 +208,8 @@ pub struct Counts {
     pub specials: u64,
     /// Names, without `.` and `..`.
     pub names: u64,
+    /// Inodes with compressed data, whose data was not checked.
+    pub compressed: u64,
     /// Extended attributes of all inodes.
     pub xattrs: u64,
     /// Bytes of file data in blocks and tails, holes not counted, shared blocks counted for every file.
@@ -225,12 +230,21 @@ pub struct Report {
 impl Report {
     /// Findings of severity [`Severity::Error`].
     pub fn errors(&self) -> usize {
-        self.findings.iter().filter(|finding| finding.severity() == Severity::Error).count()
+        self.count(Severity::Error)
     }
 
-    /// Whether no rule is broken; there may be warnings.
+    /// Whether no rule is broken as far as the image is understood, and a part of it is not.
+    pub fn is_unsupported(&self) -> bool {
+        self.errors() == 0 && self.omitted == 0 && self.count(Severity::Unsupported) > 0
+    }
+
+    /// Whether everything was checked and no rule is broken; there may be warnings.
     pub fn is_sound(&self) -> bool {
-        self.errors() == 0 && self.omitted == 0
+        self.errors() == 0 && self.omitted == 0 && self.count(Severity::Unsupported) == 0
+    }
+
+    fn count(&self, severity: Severity) -> usize {
+        self.findings.iter().filter(|finding| finding.severity() == severity).count()
     }
 }
 
@@ -246,11 +260,13 @@ pub fn check<R: ReadAt>(image: &Image<R>) -> Report {
         metadata_left: image.total_length(),
         missing_device_told: false,
         chunk_flag_told: false,
+        compressed: None,
     };
     checker.superblock();
     checker.devices();
     checker.walk();
     checker.report_overlaps();
+    checker.report_compressed();
     checker.report
 }
 
@@ -287,6 +303,8 @@ struct Checker<'a, R> {
     metadata_left: u64,
     missing_device_told: bool,
     chunk_flag_told: bool,
+    /// The first inode with compressed data and its path.
+    compressed: Option<(Nid, Option<Trail>)>,
 }
 
 impl<R: ReadAt> Checker<'_, R> {
@@ -418,6 +436,29 @@ impl<R: ReadAt> Checker<'_, R> {
                 covered = (end, number);
             }
         }
+    }
+
+    fn report_compressed(&mut self) {
+        let Some((nid, trail)) = self.compressed.take() else { return };
+        let place = Place { offset: None, nid: Some(nid), trail: trail.as_ref() };
+        let count = match self.report.counts.compressed {
+            1 => "a compressed inode".to_owned(),
+            count => format!("the first of {count} compressed inodes"),
+        };
+        let message = format!("{count} ({}): its data was not checked", self.algorithms());
+        self.find(Code::Compressed, place, message);
+    }
+
+    /// What data may be compressed with. Images without configurations have LZ4 only.
+    fn algorithms(&self) -> String {
+        const NAMES: [&str; 4] = ["LZ4", "LZMA", "DEFLATE", "Zstandard"];
+        if !self.image.incompat().contains(Incompat::COMPR_CFGS) {
+            return NAMES[0].to_owned();
+        }
+        let bits = self.image.superblock().available_compr_algs.get();
+        let named = NAMES.iter().enumerate().filter(|(bit, _)| bits & (1 << bit) != 0);
+        let named: Vec<&str> = named.map(|(_, name)| *name).collect();
+        if named.is_empty() { "an unknown algorithm".to_owned() } else { named.join(" or ") }
     }
 
     fn report_overlaps(&mut self) {

@@ -84,7 +84,6 @@ pub enum Difference {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let time = |time: &Timestamp| format!("{}.{:09}", time.seconds, time.nanoseconds);
         let value = |value: &Option<Box<[u8]>>| match value {
             Some(value) => format!("\"{}\"", Escaped(value)),
             None => "none".to_owned(),
@@ -100,7 +99,7 @@ impl fmt::Display for Difference {
                 write!(f, "owner {}:{} -> {}:{}", p.before.0, p.before.1, p.after.0, p.after.1)
             }
             Self::ModificationTime(p) => {
-                write!(f, "mtime {} -> {}", time(&p.before), time(&p.after))
+                write!(f, "mtime {} -> {}", p.before, p.after)
             }
             Self::Size(p) => write!(f, "size {} -> {}", p.before, p.after),
             Self::Data { offset } => write!(f, "data from byte {offset}"),
@@ -451,7 +450,7 @@ mod tests {
             lines(&a, &b),
             [
                 "Modified /big Regular: data from byte 299999",
-                "Modified /dev CharDevice: owner 0:0 -> 7:0; mtime 0.000000000 -> -1.000000005; \
+                "Modified /dev CharDevice: owner 0:0 -> 7:0; mtime 0.000000000 -> -0.999999995; \
                  device 1:3 -> 1:5",
                 "Removed /gone Directory: ",
                 "Removed /gone/deep Directory: ",

@@ -14,9 +14,9 @@ use std::collections::{HashMap, HashSet};
 use std::fmt::{self, Write as _};
 use std::io;
 
-use crate::format::{DataLayout, FileType};
+use crate::format::FileType;
 use crate::trail::Trail;
-use crate::{DirEntry, Error, ExtentSource, Image, InodeView, Nid, ReadAt, Result};
+use crate::{DirEntry, Error, ExtentSource, Image, InodeView, Nid, ReadAt, Result, Timestamp};
 
 /// Extents written out for one file; a file with more gets `...` at the end.
 const MAX_EXTENTS: usize = 8;
@@ -53,13 +53,12 @@ fn write_image<R: ReadAt>(image: &Image<R>, out: &mut dyn io::Write) -> io::Resu
     let uuid: String = image.uuid().iter().map(|byte| format!("{byte:02x}")).collect();
     writeln!(
         out,
-        "erofs block-size={} blocks={} inodes={} uuid={uuid} label=\"{}\" epoch={}.{:09}",
+        "erofs block-size={} blocks={} inodes={} uuid={uuid} label=\"{}\" epoch={}",
         image.block_size(),
         superblock.blocks,
         superblock.inos,
         Escaped(image.label()),
-        superblock.epoch,
-        superblock.fixed_nsec.get(),
+        Timestamp { seconds: superblock.epoch.get(), nanoseconds: superblock.fixed_nsec.get() },
     )?;
     for (number, slot) in (1..).zip(image.devices()) {
         let (first, blocks) = image.slot_range(slot);
@@ -128,13 +127,12 @@ fn write_object<R: ReadAt>(
     }
     write!(
         out,
-        " {} {:04o} {}:{} mtime={}.{:09} nlink={}",
+        " {} {:04o} {}:{} mtime={} nlink={}",
         type_name(view.file_type),
         view.permissions,
         view.uid,
         view.gid,
-        view.mtime.seconds,
-        view.mtime.nanoseconds,
+        view.mtime,
         view.nlink
     )?;
     match view.file_type {
@@ -166,13 +164,7 @@ fn write_data<R: ReadAt>(
     view: &InodeView,
     out: &mut dyn io::Write,
 ) -> io::Result<()> {
-    let layout = match view.layout {
-        DataLayout::FlatPlain => "plain",
-        DataLayout::FlatInline => "inline",
-        DataLayout::ChunkBased => "chunks",
-        DataLayout::CompressedFull | DataLayout::CompressedCompact => "compressed",
-    };
-    write!(out, " size={} layout={layout}", view.size)?;
+    write!(out, " size={} layout={}", view.size, view.layout)?;
     for (index, extent) in image.extents(view).enumerate() {
         write!(out, "{}", if index == 0 { " data=" } else { "," })?;
         if index == MAX_EXTENTS {
@@ -258,6 +250,20 @@ mod tests {
         /sparse file 0644 0:0 mtime=0.000000000 nlink=1 size=1048576 layout=chunks data=0+4096@0:12288,4096+520192@hole,524288+8192@0:16384,532480+516096@hole
         /taken char 0644 0:0 mtime=0.000000000 nlink=1 device=0:0
         "#);
+    }
+
+    #[test]
+    fn times_are_decimal_numbers() {
+        for (seconds, nanoseconds, shown) in [
+            (0, 0, "0.000000000"),
+            (5, 500_000_000, "5.500000000"),
+            (-6, 500_000_000, "-5.500000000"),
+            (-1, 999_999_999, "-0.000000001"),
+            (-1, 0, "-1.000000000"),
+            (i64::MIN, 0, "-9223372036854775808.000000000"),
+        ] {
+            assert_eq!(Timestamp { seconds, nanoseconds }.to_string(), shown);
+        }
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! Sources: the kernel's `fs/erofs/erofs_fs.h` (layout and names), and behaviour observed on Linux 6.1 to
 //! 7.3 where a comment says *observed*. `docs/format/erofs.md` is the prose form.
 
+use std::fmt;
+
 use bitflags::bitflags;
 use zerocopy::little_endian::{I64, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -234,6 +236,18 @@ pub enum DataLayout {
     CompressedCompact = 3,
     /// A table of chunks.
     ChunkBased = 4,
+}
+
+/// One word for it; both compressed layouts are `compressed`.
+impl fmt::Display for DataLayout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::FlatPlain => "plain",
+            Self::FlatInline => "inline",
+            Self::ChunkBased => "chunks",
+            Self::CompressedFull | Self::CompressedCompact => "compressed",
+        })
+    }
 }
 
 /// Chunk format (in `u`): log2 of chunk size over block size.

@@ -5,6 +5,7 @@
 //! result, which is what makes "tree to image to tree" a property that a test can state.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// Index of an inode in its [`Tree`]. The root is [`Tree::ROOT`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,6 +18,16 @@ pub struct Timestamp {
     pub seconds: i64,
     /// Nanoseconds within the second, 0..10^9.
     pub nanoseconds: u32,
+}
+
+/// As a decimal number of seconds: half a second before 1970 is `-0.500000000`.
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let total = i128::from(self.seconds) * 1_000_000_000 + i128::from(self.nanoseconds);
+        let sign = if total < 0 { "-" } else { "" };
+        let magnitude = total.unsigned_abs();
+        write!(f, "{sign}{}.{:09}", magnitude / 1_000_000_000, magnitude % 1_000_000_000)
+    }
 }
 
 /// Major and minor of a device node. EROFS stores 12 bits of major and 20 bits of minor.

@@ -216,5 +216,10 @@ fn compressed_images_are_refused_file_by_file() {
     assert!(error.to_string().contains("compressed"), "{error}");
     let error = merge(&[&image]).unwrap_err();
     assert!(error.to_string().starts_with("/large: compressed"), "{error}");
-    assert!(check(&image).findings.iter().all(|finding| finding.code == Code::Compressed));
+    let report = check(&image);
+    let findings: Vec<String> = report.findings.iter().map(ToString::to_string).collect();
+    assert_eq!(report.findings.len(), 1, "{findings:?}");
+    assert_eq!(report.findings[0].code, Code::Compressed);
+    assert!(findings[0].contains("/large: a compressed inode (LZ4)"), "{findings:?}");
+    assert!(report.is_unsupported() && !report.is_sound());
 }

@@ -16,6 +16,8 @@ pub enum ErrorKind {
     DigestMismatch,
     /// A valid input that this crate does not handle; the message names what.
     Unsupported,
+    /// The image is for other platforms only; the message names them.
+    OtherPlatform,
     /// The input or an option cannot be stored or makes no sense; the message says why.
     Invalid,
     /// A limit is exceeded: that of the format, of this crate, or the caller's `max_size`.

@@ -101,6 +101,9 @@ fn hints(error: &anyhow::Error) -> Vec<String> {
     hints
 }
 
+const DAMAGED_STORE: &str = "`plywood fsck` says what is damaged; if it cannot open the store either, put a copy of the \
+    store back, or import the images again into another --root";
+
 /// What a user can do about errors of the libraries, where it is not plain from the message.
 fn way_out(cause: &(dyn Error + 'static)) -> Option<&'static str> {
     if let Some(error) = cause.downcast_ref::<store::Error>() {
@@ -112,13 +115,16 @@ fn way_out(cause: &(dyn Error + 'static)) -> Option<&'static str> {
             store::ErrorKind::NoSpace => {
                 Some("`plywood gc` deletes what nothing needs; --root puts the store elsewhere")
             }
+            store::ErrorKind::NeedsBase => Some("name the image below it with --base"),
+            // Damaged input comes from the other crates, and says more itself.
+            store::ErrorKind::Corrupt if !is_about_input(error) => Some(DAMAGED_STORE),
             _ => None,
         };
     }
     if let Some(error) = cause.downcast_ref::<layer::Error>() {
         return match error.kind() {
             layer::ErrorKind::DigestMismatch => Some("the archive is damaged: fetch it again"),
-            layer::ErrorKind::MissingParent => Some("name the image below it with --base"),
+            layer::ErrorKind::OtherPlatform => Some("choose one of its platforms with --platform"),
             _ => None,
         };
     }
@@ -134,6 +140,10 @@ fn way_out(cause: &(dyn Error + 'static)) -> Option<&'static str> {
         mount::ErrorKind::Busy => Some("`plywood mount ls` shows who uses what"),
         _ => None,
     }
+}
+
+fn is_about_input(error: &store::Error) -> bool {
+    error.source().is_some_and(|source| source.is::<layer::Error>())
 }
 
 /// Prints `plywood: error: …: cause` and `hint: …` lines to standard error.
@@ -212,7 +222,7 @@ fn layer_code(kind: layer::ErrorKind) -> Option<Exit> {
         | ErrorKind::Invalid
         | ErrorKind::TooLarge
         | ErrorKind::MissingParent => Some(Exit::Corrupt),
-        ErrorKind::Unsupported => Some(Exit::NotSupported),
+        ErrorKind::Unsupported | ErrorKind::OtherPlatform => Some(Exit::NotSupported),
         ErrorKind::NotFound => Some(Exit::NotFound),
         ErrorKind::NoSpace => Some(Exit::NoSpace),
         _ => None,

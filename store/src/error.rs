@@ -33,6 +33,8 @@ pub enum ErrorKind {
     Unsupported,
     /// A limit is exceeded.
     TooLarge,
+    /// A bare layer links to a file of layers below it, and was imported without a base.
+    NeedsBase,
     /// The caller cancelled.
     Cancelled,
     /// A system call failed in another way; the source shows it.
@@ -81,7 +83,9 @@ impl Error {
     pub fn layer(doing: impl Into<String>, source: layer::Error) -> Self {
         let kind = match source.kind() {
             layer::ErrorKind::Corrupt | layer::ErrorKind::DigestMismatch => ErrorKind::Corrupt,
-            layer::ErrorKind::Unsupported => ErrorKind::Unsupported,
+            layer::ErrorKind::Unsupported | layer::ErrorKind::OtherPlatform => {
+                ErrorKind::Unsupported
+            }
             layer::ErrorKind::Invalid | layer::ErrorKind::MissingParent => ErrorKind::Invalid,
             layer::ErrorKind::TooLarge => ErrorKind::TooLarge,
             layer::ErrorKind::NotFound => ErrorKind::NotFound,

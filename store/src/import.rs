@@ -140,7 +140,7 @@ pub struct ImportedLayer {
 ///
 /// # Errors
 /// `NotFound` for a missing file or base; `Corrupt` for a damaged archive or one that is not what its digests
-/// promise; `Unsupported` for images of other platforms and layers of unknown kinds; `Invalid`, `TooLarge`,
+/// promise; `NeedsBase`; `Unsupported` for images of other platforms and layers of unknown kinds; `Invalid`, `TooLarge`,
 /// `Cancelled`; and those of [`Store::open`].
 pub fn import(
     root: &Path,

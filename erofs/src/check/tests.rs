@@ -299,6 +299,7 @@ fn findings_are_capped_and_counted() {
         metadata_left: 0,
         missing_device_told: false,
         chunk_flag_told: false,
+        compressed: None,
     };
     for _ in 0..MAX_FINDINGS + 3 {
         checker.find(Code::Label, Place::default(), "again");

@@ -249,10 +249,13 @@ pub(super) fn no_match(name: Option<&str>, wanted: &Platform, offered: &[Platfor
     offered.dedup();
     let name = name.map_or_else(|| "the image".to_owned(), |name| format!("image {name:?}"));
     let message = match offered.as_slice() {
-        [] => format!("{name} has no manifest for any platform"),
+        [] => {
+            let message = format!("{name} has no manifest for any platform");
+            return Error::new(ErrorKind::Unsupported, message);
+        }
         offered => format!("{name} is not for {wanted}, only for {}", offered.join(", ")),
     };
-    Error::new(ErrorKind::Unsupported, message)
+    Error::new(ErrorKind::OtherPlatform, message)
 }
 
 /// A manifest with its config.

@@ -259,7 +259,7 @@ fn platforms_of_an_index() {
     assert_eq!(choose("linux/amd64").unwrap()[0].layers[0].diff_id, Some(amd.diff_id));
     assert_eq!(choose("linux/arm64").unwrap()[0].layers[0].diff_id, Some(arm.diff_id));
     let error = choose("linux/s390x").unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert_eq!(error.kind(), ErrorKind::OtherPlatform);
     assert_eq!(
         error.to_string(),
         "image \"multi\" is not for linux/s390x, only for linux/amd64, linux/arm64, windows/amd64"
@@ -282,7 +282,7 @@ fn platforms_of_an_index() {
     lying["platform"] = platform_json("linux/amd64");
     files.index(&[lying]);
     let error = bench.file(&files.tar()).unwrap().images(Some(&linux())).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert_eq!(error.kind(), ErrorKind::OtherPlatform);
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! `plywood image import`
 
 use std::collections::HashMap;
+use std::error::Error as _;
 use std::io::IsTerminal as _;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use layer::Cancel;
 use serde_json::json;
@@ -43,9 +44,21 @@ pub(crate) fn import(session: &mut Session, args: &ImageImportArgs) -> Result<()
         &bars,
         &cancel,
     )
-    .context("cannot import");
+    .map_err(|error| with_way_out(error, args));
     bars.clear();
     imported?.iter().try_for_each(|image| show(session, image))
+}
+
+/// A source that is missing says so in the cause, so what the store itself does not find is the base.
+fn with_way_out(error: store::Error, args: &ImageImportArgs) -> anyhow::Error {
+    let is_base = error.kind() == store::ErrorKind::NotFound && error.source().is_none();
+    match &args.base {
+        Some(_) if is_base => Failure::new(Exit::NotFound, "cannot import")
+            .hint("`plywood image list` shows what --base can name")
+            .because(error)
+            .into(),
+        _ => anyhow::Error::new(error).context("cannot import"),
+    }
 }
 
 fn sources(args: &ImageImportArgs, cancel: &Cancel) -> Result<Vec<Source>> {

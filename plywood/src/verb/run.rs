@@ -7,6 +7,7 @@ mod user;
 
 use std::fs::File;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
@@ -38,6 +39,7 @@ pub(crate) fn run(session: &mut Session, args: &RunArgs) -> Result<ExitCode> {
         );
     }
     let host = &session.host;
+    check_run_directory(host)?;
     host.settle()?;
     let signals = Forwarder::new()?;
     let (image, image_config) = find(host, &args.reference)?;
@@ -66,7 +68,18 @@ pub(crate) fn run(session: &mut Session, args: &RunArgs) -> Result<ExitCode> {
 /// The image's record and its configuration.
 fn find(host: &Host, reference: &str) -> Result<(ImageRecord, ImageConfig)> {
     let store = host.store_to_read()?;
-    let image = super::image::find(&store, reference)?;
+    let image = match super::image::find(&store, reference) {
+        Err(_) if store.stat(reference.as_bytes()).is_ok() => {
+            let message = format!("{reference} is a snapshot, and only an image can be run");
+            return Err(Failure::new(Exit::NotFound, message)
+                .hint(format!(
+                    "make an image of it: plywood snapshot diff --tar {reference} | \
+                     plywood image import --base IMAGE --ref NAME -"
+                ))
+                .into());
+        }
+        image => image?,
+    };
     let blob = store.blob(&image.config)?.ok_or_else(|| {
         Failure::new(Exit::Corrupt, format!("the config of {reference} is missing"))
     })?;
@@ -74,6 +87,17 @@ fn find(host: &Host, reference: &str) -> Result<(ImageRecord, ImageConfig)> {
         Failure::new(Exit::Corrupt, format!("the config of {reference} is damaged")).because(error)
     })?;
     Ok((image, config))
+}
+
+/// The bundle lies in the run directory, and its configuration, with the paths in it, is JSON.
+fn check_run_directory(host: &Host) -> Result<()> {
+    if host.run().to_str().is_some() {
+        return Ok(());
+    }
+    let run = escape::name(host.run().as_os_str().as_bytes());
+    Err(Failure::new(Exit::Usage, format!("the run directory {run} is not UTF-8"))
+        .hint("an OCI runtime takes no other paths: name another directory with --run")
+        .into())
 }
 
 fn check_platform(image: &ImageRecord) -> Result<()> {
@@ -140,16 +164,7 @@ impl Running<'_> {
         let child = self.runtime.start(self.container.bundle(), &id, &log, self.args.tty)?;
         let timeout = Duration::from_secs(self.args.stop_timeout.into());
         let status = self.signals.wait(child, self.runtime, &id, &execute.stop_signal, timeout)?;
-        if !status.success()
-            && let Some(error) = runtime::complaint(&log)
-        {
-            let program = self.runtime.program().display();
-            return Err(Failure::new(
-                runtime::exit_of(&error),
-                format!("{program} could not start the container: {error}"),
-            )
-            .into());
-        }
+        self.runtime.judge(status, &log)?;
         Ok(Some(status))
     }
 

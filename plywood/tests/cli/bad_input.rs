@@ -78,12 +78,19 @@ fn archives_that_are_not_what_they_promise() {
     assert_eq!(content(&world), before);
     top();
     refused(&world, &layout, &["--max-size", "4K"], 6, "");
-    refused(&world, &layout, &["--platform", "linux/s390x"], 8, "s390x");
+    let ours = format!(
+        "only for {}\nhint: choose one of its platforms with --platform",
+        layer::archive::Platform::host()
+    );
+    refused(&world, &layout, &["--platform", "linux/s390x"], 8, &ours);
+    let names = "2 names were given for 1 image (other:1): give one for each";
+    refused(&world, &layout, &["--ref", "a", "--ref", "b"], 2, names);
     refused(&world, &layout, &["--platform", "nonsense"], 2, "platform");
     fs::write(layout.join("index.json"), "{").unwrap();
     refused(&world, &layout, &[], 6, "index.json");
     refused(&world, &world.path("no-such-file"), &[], 4, "no-such-file");
-    refused(&world, &largest_blob(&layout), &["--base", "no-such-image"], 4, "no-such-image");
+    let no_base = "the base no-such-image is not in the store\nhint: `plywood image list`";
+    refused(&world, &largest_blob(&layout), &["--base", "no-such-image"], 4, no_base);
 }
 
 #[test]
@@ -134,6 +141,17 @@ fn layers_that_play_tricks() {
         }
         assert!(!outside.exists() && !world.path("root/outside").exists(), "{what}");
     }
+    // The way out of a link to a file that is not there is a base, where one could be named and was not.
+    let mut tar = Tar::new();
+    tar.link("a", "no/such/file");
+    let path = bare(&world, tar);
+    refused(&world, &path, &["--ref", "trick:1"], 6, "hint: name the image below it with --base");
+    let path = path.to_str().unwrap();
+    let line = ["image", "import", "--base", "tiny:1", "--ref", "trick:1", path];
+    assert!(!world.run(&line).fails(6).contains("hint: "));
+    let image = world.path("link.erofs");
+    let line = ["erofs", "create", "--from", path, image.to_str().unwrap()];
+    assert!(!world.run(&line).fails(6).contains("hint: "));
     // Through a link that leads out: it is data, and nothing is followed.
     let mut tar = Tar::new();
     tar.symlink("way", world.path("").to_str().unwrap().get(..90).unwrap_or("/tmp"))
@@ -243,7 +261,38 @@ fn stores_that_cannot_be_used() {
     world.run(&["run", "--runtime", "/no/such/runtime", "tiny:1"]).fails(3);
     assert_eq!(world.traces(), [""; 0]);
     fs::write(world.path("root/metadata.redb"), "not a database").unwrap();
-    world.run(&["image", "list"]).fails(6);
+    let error = world.run(&["image", "list"]).fails(6);
+    assert!(error.contains("hint: `plywood fsck` says what is damaged"), "{error}");
+}
+
+#[test]
+fn what_cannot_be_run_is_said() {
+    use std::os::unix::ffi::OsStrExt as _;
+
+    let world = World::with_image();
+    world.run(&["snapshot", "prepare", "work", "tiny:1"]).ok();
+    world.run(&["snapshot", "commit", "mine", "work"]).ok();
+    let error = world.run(&["run", "mine"]).fails(4);
+    assert!(error.contains("mine is a snapshot"), "{error}");
+    let tar = fs::File::create(world.path("mine.tar")).unwrap();
+    let mut diff = world.plywood();
+    assert!(
+        diff.args(["snapshot", "diff", "--tar", "mine"]).stdout(tar).status().unwrap().success()
+    );
+    let mut import = world.plywood();
+    import.args(["image", "import", "--base", "tiny:1", "--ref", "mine:1", "-"]);
+    let tar = fs::File::open(world.path("mine.tar")).unwrap();
+    Outcome::of(import.stdin(tar).output().unwrap()).ok();
+
+    let error = world.run(&["run", "--runtime", "/bin/false", "tiny:1"]).fails(3);
+    assert!(error.contains("/bin/false is no OCI runtime that works here"), "{error}");
+    let mut run = world.plywood();
+    let directory = world.path("").join(std::ffi::OsStr::from_bytes(b"\xff"));
+    run.arg("--run").arg(&directory).args(["run", "tiny:1"]);
+    let error = Outcome::of(run.output().unwrap()).fails(2);
+    assert!(error.contains("\\xff is not UTF-8\nhint: "), "{error}");
+    assert!(!directory.exists());
+    assert_eq!(world.traces(), [""; 0]);
 }
 
 #[test]

@@ -42,6 +42,12 @@ fn looking_inside() {
         "stat",
         world.run(&["erofs", "stat", &image, "bin/su", "bin/link", "/large"]).ok()
     );
+    let stat = &world.json(&["erofs", "stat", &image, "large"])[0];
+    assert_eq!(
+        (&stat["layout"], &stat["extents"][0]["source"]),
+        (&"plain".into(), &"blocks".into())
+    );
+    assert_eq!(stat["extents"][0]["position"], 4096);
     insta::assert_snapshot!("info", world.run(&["erofs", "info", &image]).ok());
     insta::assert_snapshot!("check", world.run(&["erofs", "check", &image]).ok());
     assert_eq!(world.run(&["erofs", "cat", &image, "bin/link"]).ok(), "root:x:0:0\n");

@@ -137,7 +137,12 @@ impl Work<'_> {
             return Err(Error::corrupt(format!("layer {} of the base is missing", node.label)));
         };
         let doing = || format!("importing layer {}", node.label);
-        let failed = |error| Error::layer(doing(), error);
+        let failed = |error: layer::Error| match error.kind() {
+            layer::ErrorKind::MissingParent if node.diff_id.is_none() && node.parent.is_none() => {
+                Error::caused(ErrorKind::NeedsBase, doing(), error)
+            }
+            _ => Error::layer(doing(), error),
+        };
         self.progress.report(&Event::LayerStarted { layer: index });
         let start = Instant::now();
         let name = format!("layer-{index}");

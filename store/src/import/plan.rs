@@ -149,9 +149,9 @@ impl Plan {
         let asked = !references.is_empty();
         if asked && references.len() != self.images.len() {
             return Err(Error::invalid(format!(
-                "{} names were given for {} images ({})",
-                references.len(),
-                self.images.len(),
+                "{} given for {} ({}): give one for each, in this order, or none",
+                counted(references.len(), "name was", "names were"),
+                counted(self.images.len(), "image", "images"),
                 self.titles().join(", ")
             )));
         }
@@ -256,6 +256,10 @@ impl Plan {
         };
         self.nodes.iter().map(layer).collect()
     }
+}
+
+fn counted(count: usize, one: &str, more: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { more })
 }
 
 /// The layer of a chainID or else of a diffID, with its file in place.

@@ -396,7 +396,7 @@ fn bare_layers_alone_and_on_a_base() {
 
     // On nothing the link has no target; on a missing base there is nothing to do; images cannot be stacked.
     let error = bench.import_with(&top, &named_as("x", None), &(), &cancel).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert_eq!(error.kind(), ErrorKind::NeedsBase);
     let none = named_as("x", Some("none"));
     let error = bench.import_with(&top, &none, &(), &cancel).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);

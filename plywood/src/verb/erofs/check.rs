@@ -23,6 +23,7 @@ pub(crate) fn check(session: &mut Session, args: &CheckArgs) -> Result<ExitCode>
         let mut value = json!({
             "severity": match finding.severity() {
                 erofs::Severity::Error => "error",
+                erofs::Severity::Unsupported => "unsupported",
                 erofs::Severity::Warning => "warning",
             },
             "code": finding.code.as_str(),
@@ -40,6 +41,7 @@ pub(crate) fn check(session: &mut Session, args: &CheckArgs) -> Result<ExitCode>
     if session.output.is_json() {
         session.output.json(&json!({
             "sound": sound,
+            "unsupported": report.is_unsupported(),
             "errors": report.errors(),
             "omitted": report.omitted,
             "inodes": counts.inodes,
@@ -60,9 +62,17 @@ pub(crate) fn check(session: &mut Session, args: &CheckArgs) -> Result<ExitCode>
             counts.names,
             output::size(counts.data_bytes),
         ))?;
-        session.output.line(if sound { "sound" } else { "not sound" })?;
+        session.output.line(match (sound, report.is_unsupported()) {
+            (true, _) => "sound",
+            (false, true) => "unsupported: a part could not be checked",
+            (false, false) => "not sound",
+        })?;
     }
-    Ok(if sound { ExitCode::SUCCESS } else { ExitCode::from(Exit::Corrupt as u8) })
+    Ok(match (sound, report.is_unsupported()) {
+        (true, _) => ExitCode::SUCCESS,
+        (false, true) => ExitCode::from(Exit::NotSupported as u8),
+        (false, false) => ExitCode::from(Exit::Corrupt as u8),
+    })
 }
 
 pub(crate) fn dump(session: &mut Session, args: &FileArgs) -> Result<()> {

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 
 use anyhow::{Context as _, Result};
 use erofs::format::FileType;
-use erofs::{Image, InodeView, Nid};
+use erofs::{ExtentSource, Image, InodeView, Nid};
 use serde::Serialize;
 use serde_json::json;
 
@@ -267,7 +267,7 @@ fn stat_one(
     }
     if session.output.is_json() {
         let mut value = serde_json::to_value(Attributes::new(path, inode, target.as_deref()))?;
-        value["layout"] = json!(format!("{:?}", inode.layout));
+        value["layout"] = json!(inode.layout.to_string());
         value["position"] = json!(inode.position);
         value["xattrs"] = xattrs
             .iter()
@@ -278,10 +278,19 @@ fn stat_one(
         value["extents"] = extents
             .iter()
             .map(|extent| {
+                let (source, device, position) = match extent.source {
+                    ExtentSource::Hole => ("hole", None, None),
+                    ExtentSource::Inline { position } => ("inline", None, Some(position)),
+                    ExtentSource::Blocks { device, position } => {
+                        ("blocks", Some(device), Some(position))
+                    }
+                };
                 json!({
                     "offset": extent.offset,
                     "length": extent.length,
-                    "source": format!("{:?}", extent.source),
+                    "source": source,
+                    "device": device,
+                    "position": position,
                 })
             })
             .collect();
@@ -296,7 +305,7 @@ fn stat_one(
         ("size", inode.size.to_string()),
         ("mtime", time(inode)),
         ("nid", inode.nid.0.to_string()),
-        ("layout", format!("{:?}, {}", inode.layout, form(inode))),
+        ("layout", format!("{}, {}", inode.layout, form(inode))),
         ("position", format!("{:#x}", inode.position)),
     ];
     if let Some(target) = &target {
@@ -312,10 +321,10 @@ fn stat_one(
     }
     for extent in &extents {
         let source = match extent.source {
-            erofs::ExtentSource::Hole => "hole".to_owned(),
-            erofs::ExtentSource::Inline { position } => format!("inline at {position:#x}"),
-            erofs::ExtentSource::Blocks { device: 0, position } => format!("at {position:#x}"),
-            erofs::ExtentSource::Blocks { device, position } => {
+            ExtentSource::Hole => "hole".to_owned(),
+            ExtentSource::Inline { position } => format!("inline at {position:#x}"),
+            ExtentSource::Blocks { device: 0, position } => format!("at {position:#x}"),
+            ExtentSource::Blocks { device, position } => {
                 format!("at {position:#x} of device {device}")
             }
         };

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
@@ -116,6 +116,34 @@ impl Runtime {
         command.spawn().with_context(|| format!("cannot start {}", self.program.display()))
     }
 
+    /// Whether it was the container that ended so, and not the runtime.
+    pub(super) fn judge(&self, status: ExitStatus, log: &Path) -> Result<()> {
+        let program = self.program.display();
+        // A runtime opens its log before it starts a container: runc at once, crun when it has read the bundle.
+        if let Some(code) = status.code()
+            && !log.exists()
+        {
+            let text = format!(
+                "{program} is no OCI runtime that works here: it ended with code {code}, and kept no log"
+            );
+            return Err(Failure::new(Exit::SetUp, text)
+                .hint("`plywood doctor` shows which runtimes work")
+                .into());
+        }
+        if status.success() {
+            return Ok(());
+        }
+        let Some(complaint) = complaint(log) else { return Ok(()) };
+        let mut text = format!("{program} could not start the container");
+        // Its standard error is the container's and ours, and these have said it there already.
+        let name = self.program.file_name();
+        if !RUNTIMES.iter().any(|known| name == Some(OsStr::new(known))) {
+            text.push_str(": ");
+            text.push_str(&complaint);
+        }
+        Err(Failure::new(exit_of(&complaint), text).into())
+    }
+
     /// Sends a signal, by name or number, to the container's first process.
     pub(super) fn kill(&self, name: &str, signal: &str) -> Result<()> {
         self.quietly(&["kill", name, signal])
@@ -156,7 +184,7 @@ impl Runtime {
 }
 
 /// The runtime's own error in its log, if it wrote one: then the exit code is not the container's.
-pub(super) fn complaint(log: &Path) -> Option<String> {
+fn complaint(log: &Path) -> Option<String> {
     #[derive(Deserialize)]
     struct Line {
         level: String,
@@ -171,7 +199,7 @@ pub(super) fn complaint(log: &Path) -> Option<String> {
 }
 
 /// What a runtime's complaint means for the exit code.
-pub(super) fn exit_of(complaint: &str) -> Exit {
+fn exit_of(complaint: &str) -> Exit {
     let complaint = complaint.to_lowercase();
     match complaint {
         text if text.contains("no such file") || text.contains("not found") => Exit::NotFound,
