@@ -13,7 +13,7 @@ use crate::oci_layout::{self, Compression, Hashing, Layer};
 use crate::{apt_sources, program};
 
 /// Part of the cache's name: a change of what follows makes a new image.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Layers of the image.
 pub(crate) const LAYERS: usize = 4;
