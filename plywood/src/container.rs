@@ -204,8 +204,11 @@ pub(crate) fn settle(host: &Host) -> Result<()> {
     }
     let _lock = lock(host)?;
     for directory in directories {
-        let Ok(text) = fs::read(directory.join(RECORD)) else {
-            // Begun and cut before the record was complete, or just taken down by another command.
+        // Begun and cut before it had its name: its record may be half written.
+        let unnamed = directory.file_name().is_some_and(|name| name.as_encoded_bytes()[0] == b'.');
+        let record = if unnamed { None } else { fs::read(directory.join(RECORD)).ok() };
+        let Some(text) = record else {
+            // Never had its name, or was just taken down by another command.
             remove_bundle(&directory)
                 .with_context(|| format!("cannot remove {}", directory.display()))?;
             continue;
