@@ -21,10 +21,11 @@ mod registry;
 mod rootfs;
 mod scratch;
 mod state;
+mod users;
 mod volume;
 mod volumes;
 
-pub use description::{Mount, describe};
+pub use description::{Mount, MountForm, describe, describe_erofs};
 pub use error::{Error, ErrorKind, Result};
 pub use holder::{Holder, HolderKind};
 pub use image::{Backing, mount_image};

@@ -1,5 +1,6 @@
 //! One overlay mount over layers.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use sys::{DetachedMount, FsContext, MountAttributes};
@@ -27,6 +28,13 @@ pub(crate) struct Overlay<'a> {
     pub(crate) stage: &'a Path,
     /// Does as if the kernel had no `lowerdir+`.
     pub(crate) old_kernel: bool,
+}
+
+/// `lowers` without repetitions, of which overlayfs takes none ("conflicting lowerdir path"). An image may have a
+/// layer twice; the lower of the two shows nothing that the upper does not show or hide.
+pub(crate) fn distinct(lowers: &[PathBuf]) -> Vec<PathBuf> {
+    let mut seen = HashSet::with_capacity(lowers.len());
+    lowers.iter().filter(|path| seen.insert(path.as_path())).cloned().collect()
 }
 
 /// Refuses more layers than an overlay can have, before anything is done.

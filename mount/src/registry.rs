@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use store::{Chain, Layer, ScratchPaths};
+use sys::MountWatch;
 
 use crate::journal::{self, Journal};
 use crate::record::Record;
@@ -26,6 +27,8 @@ pub struct Registry {
     pub(crate) old_overlay: bool,
     lock: File,
     journal: Mutex<Journal>,
+    /// The mount table, for questions that need no lock.
+    pub(crate) watch: Mutex<MountWatch>,
 }
 
 impl Registry {
@@ -59,7 +62,8 @@ impl Registry {
         let boot = boot_id().map_err(failed)?;
         let namespace = sys::mount_namespace().map_err(failed)?;
         let journal = Mutex::new(Journal::new(journal::path_in(&run), boot, namespace));
-        Ok(Self { run, wait, backing: Backing::Auto, old_overlay: false, lock, journal })
+        let watch = Mutex::new(MountWatch::new());
+        Ok(Self { run, wait, backing: Backing::Auto, old_overlay: false, lock, journal, watch })
     }
 
     /// The run directory, absolute and without symbolic links.
@@ -157,20 +161,7 @@ impl Registry {
     pub fn volumes(&self) -> Result<Vec<Volume>> {
         let locked = self.locked()?;
         let state = locked.journal.state();
-        let volumes = state.volumes.iter().filter_map(|(id, volume)| {
-            let done = volume.done?;
-            Some(Volume {
-                id: id.clone(),
-                layer: volume.layer.clone(),
-                image: volume.image.clone(),
-                mountpoint: self.mount_point(id, volume.scratch),
-                uuid: volume.uuid,
-                loop_device: done.loop_device.map(crate::image::loop_path),
-                scratch: volume.scratch,
-                holders: state.holders(id),
-                since: time_of(done.since),
-            })
-        });
+        let volumes = state.volumes.keys().filter_map(|id| self.volume(state, id));
         Ok(volumes.collect())
     }
 
@@ -305,6 +296,6 @@ pub(crate) fn unix_time_now() -> u64 {
     u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn time_of(nanoseconds: u64) -> SystemTime {
+pub(crate) fn time_of(nanoseconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_nanos(nanoseconds)
 }

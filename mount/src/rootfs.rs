@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use store::{Chain, ScratchPaths};
 use sys::{DetachedMount, MountAttributes, MountTable};
 
-use crate::overlay::{Overlay, check_count};
+use crate::overlay::{Overlay, check_count, distinct};
 use crate::record::{Identity, Record};
 use crate::registry::unix_time_now;
 use crate::state::TargetState;
@@ -84,15 +84,16 @@ impl Registry {
         }
         let mut volumes = Volumes::new(self, &mut locked.journal);
         volumes.ensure(&wanted)?;
-        let ready =
-            self.combine(chain, &lowers, scratch.as_ref(), options).map(|(mount, kind)| Ready {
+        let ready = self.combine(chain, &distinct(&lowers), scratch.as_ref(), options).map(
+            |(mount, kind)| Ready {
                 mount,
                 kind,
                 what: chain.snapshot.name(),
                 volumes: wanted.iter().map(|wanted| wanted.id.clone()).collect(),
                 upper: scratch.map(|scratch| scratch.upper).unwrap_or_default(),
                 read_only: options.read_only || chain.scratch.is_none(),
-            });
+            },
+        );
         self.attach(volumes, ready, &target, holder)?;
         locked.journal.compact()
     }

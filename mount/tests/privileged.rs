@@ -400,7 +400,7 @@ privileged! {
         let holder = user("containerd");
         let volumes = registry.hold(&active.layers, &holder).unwrap();
         let dirs = registry.hold_scratch(&active, &holder).unwrap();
-        let described = mount::describe(&active, &volumes, Some(&dirs)).unwrap();
+        let described = mount::describe(&active, &volumes, Some(&dirs), &mount::MountForm::default()).unwrap();
         let options = described[0].options.join(",");
         let kind = described[0].r#type.as_str();
         sys::mount_with_options(&described[0].source, &target, kind, false, options.as_ref()).unwrap();

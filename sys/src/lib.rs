@@ -16,6 +16,8 @@ mod loop_device;
 #[cfg(target_os = "linux")]
 mod mount_identity;
 #[cfg(target_os = "linux")]
+mod mount_watch;
+#[cfg(target_os = "linux")]
 mod mountinfo;
 pub mod process;
 #[cfg(target_os = "linux")]
@@ -38,6 +40,8 @@ pub use fs_context::{
 pub use loop_device::{AttachedLoop, LoopDevice, LoopOptions, attached_loops};
 #[cfg(target_os = "linux")]
 pub use mount_identity::{MountIdentity, mount_namespace, process_in_mount_namespace};
+#[cfg(target_os = "linux")]
+pub use mount_watch::MountWatch;
 #[cfg(target_os = "linux")]
 pub use mountinfo::{MountEntry, MountTable};
 #[cfg(target_os = "linux")]

@@ -141,8 +141,37 @@ impl MountTable {
             let joined =
                 joined.iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b':'));
             let joined = joined.map(|part| OsStr::from_bytes(part).to_owned());
-            added.chain(joined).any(|layer| Path::new(&layer).starts_with(path))
+            added.chain(joined).any(|layer| is_at_or_below(Path::new(&layer), path))
         })
+    }
+
+    /// Overlay mounts that write to the directory `upper`, or to one below it.
+    pub fn overlays_writing_to(&self, upper: &Path) -> impl Iterator<Item = &MountEntry> {
+        let overlays = self.entries.iter().filter(|entry| entry.file_system == "overlay");
+        overlays.filter(move |entry| {
+            let values = entry.super_option_values("upperdir");
+            values.iter().any(|value| is_at_or_below(Path::new(value), upper))
+        })
+    }
+
+    /// Mounts that show the directory `path` or something below it at another place: bind mounts of it.
+    pub fn binds_of(&self, path: &Path) -> Vec<&MountEntry> {
+        // The mount that the directory is on: the topmost of the deepest.
+        let around = self.entries.iter().filter(|entry| path.starts_with(&entry.mount_point));
+        let Some(mount) = around.max_by_key(|entry| entry.mount_point.as_os_str().len()) else {
+            return Vec::new();
+        };
+        let Ok(rest) = path.strip_prefix(&mount.mount_point) else { return Vec::new() };
+        let inside = match rest.as_os_str().is_empty() {
+            true => mount.root.clone(),
+            false => mount.root.join(rest),
+        };
+        let shows = |entry: &&MountEntry| {
+            entry.device == mount.device
+                && entry.root.starts_with(&inside)
+                && !path.starts_with(&entry.mount_point)
+        };
+        self.entries.iter().filter(shows).collect()
     }
 
     /// Distance of every mount from the root of the table.
@@ -164,6 +193,24 @@ impl MountTable {
         };
         parents.keys().map(|&id| (id, depth(id))).collect()
     }
+}
+
+/// Whether an overlay's directory, as the kernel shows what it was given, is `path` or below it. By `mount(2)`
+/// it was given with backslashes before separators, which some kernels keep; and relative to a directory that
+/// nobody knows, where containerd has shortened the names: then its name has to suffice.
+fn is_at_or_below(given: &Path, path: &Path) -> bool {
+    if given.is_relative() {
+        return path.ends_with(given);
+    }
+    if given.starts_with(path) {
+        return true;
+    }
+    let mut plain = Vec::with_capacity(given.as_os_str().len());
+    let mut bytes = given.as_os_str().as_bytes().iter();
+    while let Some(&byte) = bytes.next() {
+        plain.push(if byte == b'\\' { *bytes.next().unwrap_or(&byte) } else { byte });
+    }
+    Path::new(OsStr::from_bytes(&plain)).starts_with(path)
 }
 
 fn parse_line(line: &[u8]) -> Option<MountEntry> {
@@ -275,6 +322,45 @@ mod tests {
         assert!(table.overlay_uses(Path::new("/run/v")));
         assert!(!table.overlay_uses(Path::new("/run/v/3")));
         assert!(!table.overlay_uses(Path::new("/run/v/22")));
+    }
+
+    #[test]
+    fn escaped_and_shortened_names_are_recognised() {
+        const TABLE: &[u8] = b"\
+27 1 254:0 / / rw - ext4 /dev/vda rw
+64 27 254:0 /var/lib/s /s rw - ext4 /dev/vda rw
+65 27 0:39 / /m rw - overlay o rw,lowerdir=aa11:bb22,upperdir=/s/a\\134:b\\134\\054c\\040d/fs,workdir=/s/w
+66 27 254:0 /var/lib/s/7/fs /b rw - ext4 /dev/vda rw
+67 27 254:0 /var/lib/s/7/fs/etc//deleted /b2 rw - ext4 /dev/vda rw
+68 27 254:0 /var/lib/s/77/fs /b3 rw - ext4 /dev/vda rw
+";
+        let table = MountTable::parse(TABLE).unwrap();
+        let writing = |path: &str| {
+            let entries = table.overlays_writing_to(Path::new(path));
+            entries.map(|entry| entry.id).collect::<Vec<_>>()
+        };
+        assert_eq!(writing("/s/a:b,c d/fs"), [65]);
+        assert_eq!(writing("/s/a:b,c d"), [65]);
+        assert_eq!(writing("/s/a:b"), Vec::<u64>::new());
+        assert!(table.overlay_uses(Path::new("/run/v/aa11")));
+        assert!(!table.overlay_uses(Path::new("/run/v/a11")));
+        let binds = |path: &str| {
+            let entries = table.binds_of(Path::new(path));
+            entries.iter().map(|entry| entry.id).collect::<Vec<_>>()
+        };
+        assert_eq!(binds("/s/7/fs"), [66, 67]);
+        assert_eq!(binds("/s/77/fs"), [68]);
+        assert_eq!(binds("/s/7/work"), Vec::<u64>::new());
+        assert_eq!(binds("/var/lib/s/7/fs"), [66, 67]);
+    }
+
+    #[test]
+    fn a_watched_table_follows_changes() {
+        let mut watch = crate::MountWatch::new();
+        let first = watch.table().unwrap();
+        assert!(first.at(Path::new("/")).is_some());
+        // Other tests of this process mount nothing in our namespace, other processes may.
+        assert!(watch.table().unwrap().entries().len() > 1);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
-use mount::{Holder, HolderKind};
+use mount::{Holder, HolderKind, MountForm};
 use serde_json::{Value, json};
 use store::{Chain, CommitOptions, Kind, Labels, Scratch, ScratchPaths, Snapshot, Store};
 
@@ -93,7 +93,7 @@ fn mounts(session: &mut Session, args: &SnapshotMountsArgs) -> Result<()> {
                 Some(_) => Some(registry.hold_scratch(&chain, &holder)?),
                 None => None,
             };
-            mount::describe(&chain, &volumes, scratch.as_ref())
+            mount::describe(&chain, &volumes, scratch.as_ref(), &MountForm::default())
         })
         .with_context(|| format!("cannot describe the mounts of {}", args.key))?;
     for mount in described {
