@@ -1,0 +1,60 @@
+//! What every call works with.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use mount::Registry;
+use store::Store;
+use tonic::Status;
+
+use crate::config::Config;
+use crate::metrics::Metrics;
+
+/// The daemon's state, shared by all calls; a clone is another handle to the same.
+#[derive(Debug, Clone)]
+pub(crate) struct Service(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    store: Store,
+    registry: Registry,
+    config: RwLock<Arc<Config>>,
+    metrics: Metrics,
+}
+
+impl Service {
+    pub(crate) fn new(store: Store, registry: Registry, config: Config) -> Self {
+        let config = RwLock::new(Arc::new(config));
+        Self(Arc::new(Shared { store, registry, config, metrics: Metrics::default() }))
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.0.registry
+    }
+
+    /// The configuration as of now; a reload replaces it.
+    pub(crate) fn config(&self) -> Arc<Config> {
+        self.0.config.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    /// Runs library code, which blocks, away from the threads that serve connections. It runs to its end even if the
+    /// caller goes away meanwhile; what should stop then watches a cancel flag.
+    #[allow(dead_code, reason = "the first service to come uses it")]
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, Status> + Send + 'static,
+    ) -> Result<T, Status> {
+        let service = self.clone();
+        match tokio::task::spawn_blocking(move || work(&service)).await {
+            Ok(result) => result,
+            Err(error) => Err(Status::internal(format!("the call ended early: {error}"))),
+        }
+    }
+}
