@@ -13,8 +13,11 @@ use crate::images::ImageRecord;
 use crate::layers::{LayerId, LayerRecord};
 use crate::snapshot::{Snapshot, shown};
 
-/// Version of the tables and values below; a store of a higher version is refused.
-pub const SCHEMA: u64 = 1;
+/// Version of the tables and values below; a store of a higher version is refused. One of a lower version is read as it
+/// is, and marked with this one when it is opened for writing: its records stay.
+///
+/// 2: snapshots have a list `layers` (1: one `layer`, which is still read), an origin, and deferred layers.
+pub const SCHEMA: u64 = 2;
 
 type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
@@ -110,15 +113,21 @@ impl Database {
             .open(path)
             .map_err(|source| failed(doing(), source))?;
         let database = Self(Inner::Writable(inner));
-        database.check_schema(path)?;
+        if database.check_schema(path)? < SCHEMA {
+            let mut write = database.write()?;
+            write.put(META, KEY_SCHEMA, &SCHEMA)?;
+            write.commit()?;
+        }
         Ok(database)
     }
 
-    fn check_schema(&self, path: &Path) -> Result<()> {
+    /// The schema version found, which is known.
+    fn check_schema(&self, path: &Path) -> Result<u64> {
         let found = self.read()?.schema()?;
         let found = found
             .ok_or_else(|| Error::corrupt(format!("{} has no schema version", path.display())))?;
-        refuse_newer(path, found)
+        refuse_newer(path, found)?;
+        Ok(found)
     }
 
     /// Whether the file's own structure was in order; what can be repaired is.

@@ -144,7 +144,7 @@ impl Contents {
         let snapshots: Vec<String> = self
             .snapshots
             .values()
-            .filter(|snapshot| snapshot.layer.as_ref() == Some(id))
+            .filter(|snapshot| snapshot.layers.contains(id))
             .map(Snapshot::name)
             .collect();
         if snapshots.is_empty() {
@@ -209,15 +209,8 @@ impl Store {
                     format!("it has the number {} of snapshot {}", snapshot.id, other.name()),
                 );
             }
-            match (snapshot.kind, &snapshot.layer, snapshot.scratch) {
-                (Kind::Committed, None, _) => {
-                    report.error(
-                        "committed-without-layer",
-                        &subject,
-                        "it is committed and has no layer",
-                    );
-                }
-                (Kind::Committed, Some(id), _) if !contents.layers.contains_key(id) => {
+            for id in &snapshot.layers {
+                if !contents.layers.contains_key(id) {
                     let advice = contents.advice_for(id);
                     report
                         .error(
@@ -227,11 +220,20 @@ impl Store {
                         )
                         .advise(advice);
                 }
-                (Kind::Active | Kind::View, Some(id), _) => {
+            }
+            match (snapshot.kind, snapshot.layers.first(), snapshot.scratch) {
+                (Kind::Committed, None, _) => {
+                    report.error(
+                        "committed-without-layer",
+                        &subject,
+                        "it is committed and has no layer",
+                    );
+                }
+                (Kind::View, Some(id), _) => {
                     report.error(
                         "layer-unexpected",
                         &subject,
-                        format!("it is {} and has the layer {id}", snapshot.kind),
+                        format!("it is a view and has the layer {id}"),
                     );
                 }
                 (Kind::Active, _, None) => {
@@ -542,7 +544,7 @@ fn check_images(contents: &Contents, report: &mut FsckReport) {
                             )
                             .advise(again);
                     }
-                    layers.extend(snapshot.layer.clone());
+                    layers.extend(snapshot.layers.clone());
                 }
             }
             below = Some(name.as_bytes());

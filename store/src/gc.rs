@@ -134,7 +134,7 @@ impl Store {
         // removal is by need: it does not matter inside one transaction.
         for snapshot in snapshots.values() {
             if needed.contains(snapshot.key.as_slice()) {
-                layers.extend(&snapshot.layer);
+                layers.extend(&snapshot.layers);
             } else {
                 garbage.snapshots.push(snapshot.clone());
                 garbage.items.push(GcItem {

@@ -92,6 +92,9 @@ impl<'de> Deserialize<'de> for LayerId {
     }
 }
 
+/// Most blobs that a layer remembers: one tar comes in a handful of compressions at most.
+pub const BLOBS_PER_LAYER: usize = 8;
+
 /// What is known about a layer image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerRecord {
@@ -112,6 +115,10 @@ pub struct LayerRecord {
     /// The layer's root is opaque: chains end here, since overlayfs does not honour the mark on a root.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub hides_lower: bool,
+    /// Digests of the (compressed) blobs that are known to give this layer, at most [`BLOBS_PER_LAYER`] of them, the
+    /// latest last; none for an image that depends on the layers below.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blobs: Vec<Digest>,
     /// When it was made.
     pub created: Timestamp,
 }
@@ -207,7 +214,7 @@ impl Store {
     ) -> Result<bool> {
         let path = self.layout().layer(id);
         // A record without a file of that length: whatever lost the file, this is the same layer again.
-        if write.layer(id)?.is_some_and(|record| self.is_intact(id, &record)) {
+        if self.holds_layer(write, id)? {
             return Ok(false);
         }
         let doing = || format!("adding layer {id}");
@@ -234,7 +241,11 @@ impl Store {
     /// # Errors
     /// `Corrupt`, `Io`.
     pub fn has_layer(&self, id: &LayerId) -> Result<bool> {
-        Ok(self.read()?.layer(id)?.is_some_and(|record| self.is_intact(id, &record)))
+        self.holds_layer(&self.read()?, id)
+    }
+
+    pub(crate) fn holds_layer(&self, records: &impl db::Records, id: &LayerId) -> Result<bool> {
+        Ok(records.layer(id)?.is_some_and(|record| self.is_intact(id, &record)))
     }
 
     fn is_intact(&self, id: &LayerId, record: &LayerRecord) -> bool {

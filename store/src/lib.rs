@@ -12,6 +12,7 @@
 //! threads may use it. What a successful call did survives a power cut; what a cut call left is removed by the next
 //! opening. The files, the tables and the crash model are drawn in `docs/store.md`.
 
+mod apply;
 mod commit;
 mod db;
 mod error;
@@ -25,6 +26,7 @@ mod layers;
 mod layout;
 mod metadata;
 mod reference;
+mod scope;
 mod snapshot;
 mod snapshots;
 mod staging;
@@ -38,10 +40,12 @@ pub use export::Export;
 pub use fsck::{Finding, FsckOptions, FsckReport, Severity};
 pub use gc::{GcItem, GcObject, GcOptions};
 pub use images::{BLOB_LIMIT, ImageRecord};
-pub use layers::{Layer, LayerId, LayerRecord};
+pub use layers::{BLOBS_PER_LAYER, Layer, LayerId, LayerRecord};
 pub use reference::{REFERENCE_LIMIT, canonical_reference};
+pub use scope::Scope;
 pub use snapshot::{
-    Chain, Kind, LABEL_LIMIT, Labels, Scratch, ScratchPaths, Snapshot, Timestamp, Usage,
+    Chain, DeferredLayer, KEY_LIMIT, Kind, LABEL_LIMIT, LABEL_OVERHEAD, LABELS_LIMIT, Labels,
+    Origin, Scratch, ScratchPaths, Snapshot, Timestamp, Usage,
 };
 pub use snapshots::SCRATCH_MINIMUM;
 pub use staging::Staging;

@@ -5,9 +5,11 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde::{Deserialize, Serialize};
+use layer::{Compression, Digest};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::LayerId;
+use crate::error::{Error, Result};
 use crate::layers::Layer;
 
 /// Labels of a snapshot. A label with an empty value is the same as none.
@@ -15,6 +17,16 @@ pub type Labels = BTreeMap<String, String>;
 
 /// Most bytes that a label's key and value may have together (containerd's limit).
 pub const LABEL_LIMIT: usize = 4096;
+
+/// Most bytes that all labels of a snapshot may have together, [`LABEL_OVERHEAD`] counted for each. A hundred snapshots
+/// with the longest keys, parents and labels fit into one gRPC message of 16 MiB.
+pub const LABELS_LIMIT: usize = 64 << 10;
+
+/// Bytes that a label costs beside its key and value.
+pub const LABEL_OVERHEAD: usize = 8;
+
+/// Most bytes that a snapshot's key may have: what containerd's own database can hold (bbolt's `MaxKeySize`).
+pub const KEY_LIMIT: usize = 32768;
 
 /// What a snapshot is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -110,6 +122,55 @@ pub enum Scratch {
     },
 }
 
+/// On whose behalf a snapshot was made. It keeps its origin when it is committed.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// A user of this host, or an image import.
+    #[default]
+    Local,
+    /// containerd, whose garbage collection removes every snapshot that it is shown and does not know.
+    Containerd,
+}
+
+impl Origin {
+    /// `local` or `containerd`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Containerd => "containerd",
+        }
+    }
+
+    fn is_local(&self) -> bool {
+        *self == Self::Local
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A layer's blob that waits in an active snapshot's directory until its parents are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeferredLayer {
+    /// Digest of the blob.
+    pub digest: Digest,
+    /// Length of the blob in bytes.
+    pub size: u64,
+    /// Digest of its uncompressed tar.
+    pub diff_id: Digest,
+    /// Length of its uncompressed tar in bytes.
+    pub tar_size: u64,
+    /// How it is compressed.
+    #[serde(with = "compression_name")]
+    pub compression: Compression,
+}
+
 /// A node of the store's tree.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
@@ -130,12 +191,26 @@ pub struct Snapshot {
     pub created: Timestamp,
     /// When the record or its labels last changed.
     pub updated: Timestamp,
-    /// The layer that a committed snapshot adds to its parent.
+    /// Layers of its own, top first. Committed: what it adds to its parent. Active: what was applied to it so far,
+    /// below its scratch and above its parent.
+    // Schema 1 had the one layer of a committed snapshot as `layer`.
+    #[serde(
+        default,
+        alias = "layer",
+        deserialize_with = "one_or_more",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub layers: Vec<LayerId>,
+    /// A layer above those that was applied as a blob; it becomes a layer image when the parent is known, in the
+    /// commit. Mounts do not show it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub layer: Option<LayerId>,
+    pub deferred: Option<DeferredLayer>,
     /// What an active snapshot writes to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scratch: Option<Scratch>,
+    /// Who made it, and therefore who sees it.
+    #[serde(default, skip_serializing_if = "Origin::is_local")]
+    pub origin: Origin,
     /// Made by an image import, so that it goes when no image needs it; a user's commit stays.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub imported: bool,
@@ -148,6 +223,47 @@ impl Snapshot {
     /// The key for people: as text where it is text.
     pub fn name(&self) -> String {
         shown(&self.key)
+    }
+}
+
+/// Label with the size of a scratch image in bytes (containerd 2.4).
+const LABEL_MAX_SIZE: &str = "containerd.io/snapshot/max-size";
+/// The same, as it is asked for on Windows.
+const LABEL_SIZE_BYTES: &str = "containerd.io/snapshot/windows/rootfs.sizebytes";
+/// The same in GiB; deprecated by containerd.
+const LABEL_SIZE_GB: &str = "containerd.io/snapshot/io.microsoft.container.storage.rootfs.size-gb";
+
+impl Scratch {
+    /// The scratch that containerd asks for: a directory for a snapshot that an image is unpacked into (its key has
+    /// `extract` in it), whatever the labels say; else what [`from_labels`](Self::from_labels) finds, or a directory.
+    ///
+    /// # Errors
+    /// As [`from_labels`](Self::from_labels).
+    pub fn for_key(key: &[u8], labels: &Labels) -> Result<Self> {
+        const UNPACKING: &[u8] = b"extract";
+        if key.windows(UNPACKING.len()).any(|part| part == UNPACKING) {
+            return Ok(Self::Directory);
+        }
+        Ok(Self::from_labels(labels)?.unwrap_or_default())
+    }
+
+    /// A disk image of the size that the labels ask for: `containerd.io/snapshot/max-size` or
+    /// `containerd.io/snapshot/windows/rootfs.sizebytes` in bytes, or else
+    /// `containerd.io/snapshot/io.microsoft.container.storage.rootfs.size-gb` in GiB.
+    ///
+    /// # Errors
+    /// `Invalid` for a size that is no number or does not fit.
+    pub fn from_labels(labels: &Labels) -> Result<Option<Self>> {
+        for (label, unit) in [(LABEL_MAX_SIZE, 1), (LABEL_SIZE_BYTES, 1), (LABEL_SIZE_GB, 1 << 30)]
+        {
+            let Some(text) = labels.get(label).filter(|text| !text.is_empty()) else { continue };
+            let size = text.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+            let size = size.filter(|size| i64::try_from(*size).is_ok()).ok_or_else(|| {
+                Error::invalid(format!("label {label}: {text:?} is not the size of a scratch"))
+            })?;
+            return Ok(Some(Self::Image { size }));
+        }
+        Ok(None)
     }
 }
 
@@ -179,7 +295,7 @@ pub struct Chain {
     pub scratch: Option<ScratchPaths>,
     /// The empty directory that a view without parent shows; `None` otherwise.
     pub empty: Option<PathBuf>,
-    /// Layers, nearest (top) first.
+    /// Layers, nearest (top) first: those applied to the snapshot itself, then its parents'.
     pub layers: Vec<Layer>,
 }
 
@@ -240,5 +356,40 @@ pub(crate) mod name {
         ) -> Result<Option<Vec<u8>>, D::Error> {
             Ok(Option::<Name>::deserialize(deserializer)?.map(Vec::from))
         }
+    }
+}
+
+fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<LayerId>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Layers {
+        One(LayerId),
+        More(Vec<LayerId>),
+    }
+    Ok(match Layers::deserialize(deserializer)? {
+        Layers::One(id) => vec![id],
+        Layers::More(ids) => ids,
+    })
+}
+
+mod compression_name {
+    use layer::Compression;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        compression: &Compression,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(compression)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Compression, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        [Compression::None, Compression::Gzip, Compression::Zstd]
+            .into_iter()
+            .find(|compression| compression.to_string() == name)
+            .ok_or_else(|| serde::de::Error::custom(format!("unknown compression {name:?}")))
     }
 }

@@ -7,15 +7,17 @@ use crate::error::{Error, Result};
 use crate::filter::Filter;
 use crate::layers::{Layer, LayerId};
 use crate::layout::UNNUMBERED;
+use crate::scope::Scope;
 use crate::snapshot::{
-    Chain, Kind, LABEL_LIMIT, Labels, Scratch, ScratchPaths, Snapshot, Timestamp, Usage, shown,
+    Chain, KEY_LIMIT, Kind, LABEL_LIMIT, LABEL_OVERHEAD, LABELS_LIMIT, Labels, Origin, Scratch,
+    ScratchPaths, Snapshot, Timestamp, Usage, shown,
 };
 use crate::store::Store;
 
 /// Smallest scratch image: ext4 with a journal needs about this much.
 pub const SCRATCH_MINIMUM: u64 = 4 << 20;
 
-impl Store {
+impl Scope<'_> {
     /// Makes a writable snapshot on `parent` (none or empty: on nothing).
     ///
     /// # Errors
@@ -47,10 +49,9 @@ impl Store {
         kind: Kind,
         scratch: Option<Scratch>,
     ) -> Result<Snapshot> {
+        let store = self.store;
         let parent = parent.filter(|parent| !parent.is_empty());
-        if key.is_empty() {
-            return Err(Error::invalid("a snapshot needs a key that is not empty"));
-        }
+        check_key(key)?;
         if let Some(Scratch::Image { size }) = scratch
             && size < SCRATCH_MINIMUM
         {
@@ -59,7 +60,7 @@ impl Store {
             )));
         }
         let labels = cleaned(labels)?;
-        makeable(&self.read()?, key, parent)?;
+        self.makeable(&store.read()?, key, parent)?;
         let now = Timestamp::now();
         let mut snapshot = Snapshot {
             key: key.to_vec(),
@@ -69,26 +70,28 @@ impl Store {
             labels,
             created: now,
             updated: now,
-            layer: None,
+            layers: Vec::new(),
+            deferred: None,
             scratch,
+            origin: self.origin(),
             imported: false,
             usage: Usage::default(),
         };
 
-        let _kept = self.not_sweeping();
+        let _kept = store.not_sweeping();
         let needs_directory = kind == Kind::Active || parent.is_none();
-        let temporary = needs_directory.then(|| self.make_unnumbered(&snapshot)).transpose()?;
-        let made = self.write().and_then(|mut write| {
-            let parent = makeable(&write, key, parent)?;
-            snapshot.id = self.next_number(&mut write)?;
+        let temporary = needs_directory.then(|| store.make_unnumbered(&snapshot)).transpose()?;
+        let made = store.write().and_then(|mut write| {
+            let parent = self.makeable(&write, key, parent)?;
+            snapshot.id = store.next_number(&mut write)?;
             write.put_snapshot(&snapshot, parent)?;
             Ok(write)
         });
-        let numbered = self.layout().snapshot(snapshot.id);
+        let numbered = store.layout().snapshot(snapshot.id);
         let renamed = made.and_then(|write| {
             if let Some(temporary) = &temporary {
                 // A leftover of that number was not swept: whatever it is, no record refers to it.
-                self.bury(&numbered)?;
+                store.bury(&numbered)?;
                 sys::file::rename(temporary, &numbered)
                     .map_err(|source| Error::sys(format!("preparing {}", shown(key)), source))?;
                 sys::failpoint::hit("prepare-renamed");
@@ -100,10 +103,10 @@ impl Store {
             Ok(write) => write.commit()?,
             Err(error) => {
                 if let Some(temporary) = &temporary {
-                    self.discard(temporary);
+                    store.discard(temporary);
                 }
                 if snapshot.id != 0 {
-                    self.spend(snapshot.id);
+                    store.spend(snapshot.id);
                 }
                 return Err(error);
             }
@@ -112,6 +115,22 @@ impl Store {
         Ok(snapshot)
     }
 
+    /// The checks of prepare and view in containerd's order; the parent's number.
+    fn makeable(
+        &self,
+        records: &impl Records,
+        key: &[u8],
+        parent: Option<&[u8]>,
+    ) -> Result<Option<u64>> {
+        let parent = self.committed_parent(records, parent)?;
+        match records.snapshot(key)? {
+            Some(_) => Err(Error::exists(format!("snapshot {} exists", shown(key)))),
+            None => Ok(parent),
+        }
+    }
+}
+
+impl Store {
     /// Records a number whose transaction was rolled back. Where that fails too, the process remembers it.
     fn spend(&self, number: u64) {
         if let Ok(mut write) = self.write()
@@ -173,22 +192,25 @@ impl Store {
         }
         Ok(())
     }
+}
 
+impl Scope<'_> {
     /// A snapshot's layers and scratch: what its mounts are made of. Stable for as long as the snapshot lives.
     ///
     /// # Errors
     /// `NotFound`; `FailedPrecondition` for a committed snapshot; `Corrupt` if a parent or layer is missing.
     pub fn chain(&self, key: &[u8]) -> Result<Chain> {
-        let read = self.read()?;
-        let snapshot = existing(&read, key)?;
+        let store = self.store;
+        let read = store.read()?;
+        let snapshot = self.existing(&read, key)?;
         if snapshot.kind == Kind::Committed {
             return Err(Error::precondition(format!(
                 "snapshot {} is committed and has no mounts; make a view of it",
                 snapshot.name()
             )));
         }
-        let layers = self.layers_below(&read, snapshot.parent.as_deref())?;
-        let directory = self.layout().snapshot(snapshot.id);
+        let layers = store.layers_of(&read, &snapshot)?;
+        let directory = store.layout().snapshot(snapshot.id);
         let scratch = match (snapshot.kind, snapshot.scratch) {
             (Kind::Active, Some(Scratch::Image { size })) => {
                 Some(ScratchPaths::Image { path: directory.join("scratch.img"), size })
@@ -209,46 +231,54 @@ impl Store {
     /// # Errors
     /// `NotFound`; `FailedPrecondition` for a snapshot that is not committed; `Corrupt`.
     pub fn committed_layers(&self, name: &[u8]) -> Result<Vec<Layer>> {
-        let read = self.read()?;
-        let snapshot = existing(&read, name)?;
+        let store = self.store;
+        let read = store.read()?;
+        let snapshot = self.existing(&read, name)?;
         if snapshot.kind != Kind::Committed {
             return Err(Error::precondition(format!(
                 "snapshot {} is not committed",
                 snapshot.name()
             )));
         }
-        self.layers_below(&read, Some(name))
+        store.layers_of(&read, &snapshot)
     }
+}
 
+impl Store {
     /// A layer that is in a chain twice (images repeat the empty one) counts once, at its topmost place: all that the
     /// lower one holds is covered by the same names of the upper one, and overlayfs refuses one directory twice.
-    fn layers_below(&self, records: &impl Records, top: Option<&[u8]>) -> Result<Vec<Layer>> {
+    pub(crate) fn layers_of(&self, records: &impl Records, top: &Snapshot) -> Result<Vec<Layer>> {
         let mut layers: Vec<Layer> = Vec::new();
-        let mut next = top.map(<[u8]>::to_vec);
+        let mut known = std::collections::BTreeSet::new();
         let mut seen = std::collections::BTreeSet::new();
-        while let Some(name) = next {
-            let snapshot = records.snapshot(&name)?.ok_or_else(|| {
-                Error::corrupt(format!("snapshot {} is missing from the chain", shown(&name)))
-            })?;
+        let mut next = Some(top.clone());
+        while let Some(snapshot) = next {
             if !seen.insert(snapshot.id) {
                 return Err(Error::corrupt(format!(
                     "the parents of snapshot {} go in a circle",
-                    shown(&name)
+                    snapshot.name()
                 )));
             }
-            if let Some(id) = snapshot.layer
-                && !layers.iter().any(|layer| layer.id == id)
-            {
-                let record = records.layer(&id)?.ok_or_else(|| {
-                    Error::corrupt(format!("layer {id} of snapshot {} has no record", shown(&name)))
+            for id in &snapshot.layers {
+                if !known.insert(id.clone()) {
+                    continue;
+                }
+                let record = records.layer(id)?.ok_or_else(|| {
+                    let name = snapshot.name();
+                    Error::corrupt(format!("layer {id} of snapshot {name} has no record"))
                 })?;
                 let last = record.hides_lower;
-                layers.push(self.located(id, record));
+                layers.push(self.located(id.clone(), record));
                 if last {
-                    break;
+                    return Ok(layers);
                 }
             }
-            next = snapshot.parent;
+            next = match &snapshot.parent {
+                None => None,
+                Some(name) => Some(records.snapshot(name)?.ok_or_else(|| {
+                    Error::corrupt(format!("snapshot {} is missing from the chain", shown(name)))
+                })?),
+            };
         }
         Ok(layers)
     }
@@ -282,15 +312,14 @@ impl Store {
         labels: Labels,
     ) -> Result<Snapshot> {
         let parent = parent.filter(|parent| !parent.is_empty());
-        if name.is_empty() {
-            return Err(Error::invalid("a snapshot needs a name that is not empty"));
-        }
+        check_key(name)?;
         let labels = cleaned(labels)?;
-        let below = committed_parent(write, parent)?;
+        let below = self.everything().committed_parent(write, parent)?;
         if let Some(snapshot) = write.snapshot(name)? {
             let same = snapshot.kind == Kind::Committed
                 && snapshot.parent.as_deref() == parent
-                && snapshot.layer.as_ref() == Some(layer);
+                && snapshot.layers == [layer.clone()]
+                && snapshot.origin == Origin::Local;
             return if same {
                 Ok(snapshot)
             } else {
@@ -309,13 +338,30 @@ impl Store {
             labels,
             created: now,
             updated: now,
-            layer: Some(layer.clone()),
+            layers: vec![layer.clone()],
+            deferred: None,
             scratch: None,
+            origin: Origin::Local,
             imported: true,
             usage: self.layer_usage(layer, record.image_size),
         };
         write.put_snapshot(&snapshot, below)?;
         Ok(snapshot)
+    }
+
+    /// What layers cost together.
+    pub(crate) fn usage_of_layers(
+        &self,
+        records: &impl Records,
+        layers: &[LayerId],
+    ) -> Result<Usage> {
+        let mut sum = Usage::default();
+        for id in layers {
+            let length = records.layer(id)?.map_or(0, |record| record.image_size);
+            let usage = self.layer_usage(id, length);
+            sum = Usage { size: sum.size + usage.size, inodes: sum.inodes + usage.inodes };
+        }
+        Ok(sum)
     }
 
     /// One file, with the bytes it has on disk.
@@ -326,17 +372,31 @@ impl Store {
         }
     }
 
+    /// The active snapshot whose directory has this number.
+    ///
+    /// # Errors
+    /// `NotFound`, `Corrupt`, `Io`.
+    pub fn active_by_number(&self, number: u64) -> Result<Snapshot> {
+        let snapshots = self.read()?.snapshots()?;
+        snapshots
+            .into_iter()
+            .find(|snapshot| snapshot.id == number && snapshot.kind == Kind::Active)
+            .ok_or_else(|| Error::not_found(format!("no active snapshot has the number {number}")))
+    }
+}
+
+impl Scope<'_> {
     /// Removes a snapshot of any kind; its layer goes with the next gc.
     ///
     /// # Errors
     /// `NotFound`; `FailedPrecondition` while another snapshot or an image refers to it.
     pub fn remove(&self, key: &[u8]) -> Result<()> {
         // Off with useless waiting for the write transaction.
-        existing(&self.read()?, key)?;
+        self.existing(&self.store.read()?, key)?;
         // A sweep that has read the record would make the directory again after it is gone.
-        let _kept = self.not_sweeping();
-        let mut write = self.write()?;
-        let snapshot = existing(&write, key)?;
+        let _kept = self.store.not_sweeping();
+        let mut write = self.store.write()?;
+        let snapshot = self.existing(&write, key)?;
         if let Some(child) = write.child(snapshot.id)? {
             return Err(Error::precondition(format!(
                 "cannot remove snapshot {}: snapshot {} is based on it",
@@ -360,7 +420,7 @@ impl Store {
         write.delete_snapshot(&snapshot, parent)?;
         write.commit()?;
         sys::failpoint::hit("remove-committed");
-        self.discard(&self.layout().snapshot(snapshot.id));
+        self.store.discard(&self.store.layout().snapshot(snapshot.id));
         Ok(())
     }
 
@@ -369,7 +429,7 @@ impl Store {
     /// # Errors
     /// `NotFound`, `Corrupt`, `Io`.
     pub fn stat(&self, key: &[u8]) -> Result<Snapshot> {
-        existing(&self.read()?, key)
+        self.existing(&self.store.read()?, key)
     }
 
     /// What a snapshot costs: stored for committed ones and views, added up now for active ones.
@@ -377,11 +437,12 @@ impl Store {
     /// # Errors
     /// `NotFound`, `Io`.
     pub fn usage(&self, key: &[u8]) -> Result<Usage> {
-        let snapshot = self.stat(key)?;
+        let read = self.store.read()?;
+        let snapshot = self.existing(&read, key)?;
         if snapshot.kind != Kind::Active {
             return Ok(snapshot.usage);
         }
-        let directory = self.layout().snapshot(snapshot.id);
+        let directory = self.store.layout().snapshot(snapshot.id);
         let path = match snapshot.scratch {
             Some(Scratch::Image { .. }) => directory.join("scratch.img"),
             _ => directory.join("fs"),
@@ -389,7 +450,8 @@ impl Store {
         let usage = sys::file::disk_usage(&path).map_err(|source| {
             Error::sys(format!("adding up snapshot {}", snapshot.name()), source)
         })?;
-        Ok(Usage { size: usage.bytes, inodes: usage.inodes })
+        let applied = self.store.usage_of_layers(&read, &snapshot.layers)?;
+        Ok(Usage { size: usage.bytes + applied.size, inodes: usage.inodes + applied.inodes })
     }
 
     /// Changes labels. Without a mask (or with an empty one) all are replaced; a mask path is `labels` or
@@ -398,8 +460,8 @@ impl Store {
     /// # Errors
     /// `NotFound`; `Invalid` for any other mask path, with nothing changed.
     pub fn update(&self, key: &[u8], labels: Labels, mask: &[&str]) -> Result<Snapshot> {
-        let mut write = self.write()?;
-        let mut snapshot = existing(&write, key)?;
+        let mut write = self.store.write()?;
+        let mut snapshot = self.existing(&write, key)?;
         let mut updated = if mask.is_empty() { labels.clone() } else { snapshot.labels.clone() };
         for path in mask {
             match path.split_once('.') {
@@ -431,39 +493,10 @@ impl Store {
     /// `Invalid` for a filter that cannot be parsed; `Corrupt`, `Io`.
     pub fn list(&self, filters: &[&str]) -> Result<Vec<Snapshot>> {
         let filter = Filter::parse_all(filters)?;
-        let mut snapshots = self.read()?.snapshots()?;
-        snapshots.retain(|snapshot| filter.matches(snapshot));
+        let mut snapshots = self.store.read()?.snapshots()?;
+        snapshots.retain(|snapshot| self.sees(snapshot) && filter.matches(snapshot));
         Ok(snapshots)
     }
-}
-
-/// The checks of prepare and view in containerd's order; the parent's number.
-fn makeable(records: &impl Records, key: &[u8], parent: Option<&[u8]>) -> Result<Option<u64>> {
-    let parent = committed_parent(records, parent)?;
-    match records.snapshot(key)? {
-        Some(_) => Err(Error::exists(format!("snapshot {} exists", shown(key)))),
-        None => Ok(parent),
-    }
-}
-
-/// The number of a parent that must exist and be committed.
-fn committed_parent(records: &impl Records, parent: Option<&[u8]>) -> Result<Option<u64>> {
-    let Some(name) = parent else { return Ok(None) };
-    match records.snapshot(name)? {
-        None => Err(Error::not_found(format!("parent snapshot {} does not exist", shown(name)))),
-        Some(snapshot) if snapshot.kind != Kind::Committed => Err(Error::invalid(format!(
-            "parent snapshot {} is {}, not committed",
-            shown(name),
-            snapshot.kind
-        ))),
-        Some(snapshot) => Ok(Some(snapshot.id)),
-    }
-}
-
-pub(crate) fn existing(records: &impl Records, key: &[u8]) -> Result<Snapshot> {
-    records
-        .snapshot(key)?
-        .ok_or_else(|| Error::not_found(format!("snapshot {:?} does not exist", shown(key))))
 }
 
 /// The number of a recorded snapshot's parent.
@@ -479,17 +512,39 @@ pub(crate) fn parent_number(records: &impl Records, snapshot: &Snapshot) -> Resu
     }
 }
 
-/// Labels without empty ones, each within the limit.
+/// A key that a new snapshot can have: any bytes, but some and not too many.
+pub(crate) fn check_key(key: &[u8]) -> Result<()> {
+    match key.len() {
+        0 => Err(Error::invalid("a snapshot needs a key that is not empty")),
+        1..=KEY_LIMIT => Ok(()),
+        length => Err(Error::invalid(format!(
+            "a snapshot's key of {length} bytes is over the limit of {KEY_LIMIT}"
+        ))),
+    }
+}
+
+/// Labels without empty ones, within the limits.
 pub(crate) fn cleaned(mut labels: Labels) -> Result<Labels> {
     labels.retain(|_, value| !value.is_empty());
+    let mut total = 0;
     for (key, value) in &labels {
-        if key.len() + value.len() > LABEL_LIMIT {
+        let length = key.len() + value.len();
+        total += length + LABEL_OVERHEAD;
+        if key.is_empty() {
+            return Err(Error::invalid("a label needs a key that is not empty"));
+        }
+        if length > LABEL_LIMIT {
             let start: String = key.chars().take(40).collect();
             return Err(Error::invalid(format!(
-                "label {start:?} is {} bytes long with its value, the limit is {LABEL_LIMIT}",
-                key.len() + value.len()
+                "label {start:?} is {length} bytes long with its value, the limit is {LABEL_LIMIT}"
             )));
         }
+    }
+    if total > LABELS_LIMIT {
+        return Err(Error::invalid(format!(
+            "{} labels of {total} bytes together are over the limit of {LABELS_LIMIT}",
+            labels.len()
+        )));
     }
     Ok(labels)
 }

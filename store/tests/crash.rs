@@ -128,7 +128,7 @@ fn state(store: &Store) -> Vec<String> {
             "{} {} {parent:?} {:?}",
             snapshot.kind,
             snapshot.name(),
-            snapshot.layer
+            snapshot.layers
         ));
         if snapshot.kind != Kind::Committed {
             let mut files = tree(&store.root().join("snapshots").join(snapshot.id.to_string()));

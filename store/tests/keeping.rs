@@ -60,7 +60,7 @@ fn gc_keeps_what_images_and_users_need() {
         gone(&gc(&store)),
         [format!("layer {}", two.layers[1]), format!("snapshot {}", two.chain[1])]
     );
-    let mine = store.stat(b"mine").unwrap().layer.unwrap();
+    let mine = store.stat(b"mine").unwrap().layers[0].clone();
     store.remove(b"mine").unwrap();
     let items = gc(&store);
     assert_eq!(items.len(), 5);
@@ -187,7 +187,7 @@ fn damaged_layers_name_the_images_to_import_again() {
     let root = directory.path().join("root");
     add_image(&store, "example.org/one:1", &["base", "one"]);
     add_image(&store, "example.org/two:1", &["base", "two"]);
-    let mine = committed(&store, "mine", "").layer.unwrap();
+    let mine = committed(&store, "mine", "").layers[0].clone();
     let path = |id: &LayerId| store.layer(id).unwrap().unwrap().path;
     let image = store.image("example.org/one:1").unwrap().unwrap();
     let [base, one] = [path(&image.layers[0]), path(&image.layers[1])];

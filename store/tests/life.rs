@@ -45,8 +45,8 @@ fn basic_layers_on_layers() {
     let chain = store.chain(b"look").unwrap();
     assert_eq!(chain.snapshot, look);
     assert!(chain.scratch.is_none() && chain.empty.is_none());
-    let ids: Vec<_> = chain.layers.iter().map(|layer| Some(layer.id.clone())).collect();
-    assert_eq!(ids, [two.layer.clone(), one.layer.clone()], "nearest first");
+    let ids: Vec<_> = chain.layers.iter().map(|layer| layer.id.clone()).collect();
+    assert_eq!(ids, [two.layers[0].clone(), one.layers[0].clone()], "nearest first");
     assert!(chain.layers.iter().all(|layer| layer.path.is_file()));
     assert_eq!(store.committed_layers(b"two").unwrap(), chain.layers);
     assert_eq!(
@@ -71,7 +71,7 @@ fn a_committed_image_holds_what_the_scratch_held() {
     std::fs::write(upper.join("etc/motd"), "welcome").unwrap();
     std::fs::hard_link(upper.join("etc/motd"), upper.join("etc/link")).unwrap();
     let snapshot = commit(&store, "c", "a").unwrap();
-    let layer = store.layer(&snapshot.layer.unwrap()).unwrap().unwrap();
+    let layer = store.layer(&snapshot.layers[0]).unwrap().unwrap();
     let image = erofs::Image::open(std::fs::File::open(&layer.path).unwrap()).unwrap();
     let motd = image.resolve(b"/etc/motd", false).unwrap();
     let mut content = [0; 16];
@@ -104,8 +104,8 @@ fn equal_scratches_share_one_layer_even_empty_ones() {
     }
     let one = commit(&store, "one", "a").unwrap();
     let other = commit(&store, "other", "b").unwrap();
-    assert!(one.layer.is_some());
-    assert_eq!(one.layer, other.layer);
+    assert!(!one.layers.is_empty());
+    assert_eq!(one.layers, other.layers);
     assert_eq!(store.layers().unwrap().len(), 1);
 }
 
@@ -244,7 +244,7 @@ fn commit_can_give_a_parentless_snapshot_its_parent() {
     assert_eq!(kind(store.remove(b"base")), ErrorKind::FailedPrecondition);
     view(&store, "v", "rebased").unwrap();
     let layers = store.chain(b"v").unwrap().layers;
-    assert_eq!(layers[1].id, base.layer.unwrap());
+    assert_eq!(layers[1].id, base.layers[0]);
     prepare(&store, "same", "base").unwrap();
     assert_eq!(
         commit_on(&store, "kept", "same", "base").unwrap().parent.as_deref(),

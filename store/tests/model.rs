@@ -203,7 +203,7 @@ fn check(store: &Store, model: &Model) {
     for snapshot in store.list(&[]).unwrap() {
         assert_eq!(store.stat(&snapshot.key).unwrap(), snapshot);
         assert!(snapshot.created <= snapshot.updated);
-        assert_eq!(snapshot.layer.is_some(), snapshot.kind == Kind::Committed);
+        assert_eq!((!snapshot.layers.is_empty()), snapshot.kind == Kind::Committed);
         if snapshot.kind == Kind::Active
             || (snapshot.kind == Kind::View && snapshot.parent.is_none())
         {

@@ -44,6 +44,11 @@ pub(crate) fn diff(session: &mut Session, args: &SnapshotDiffArgs) -> Result<()>
     let store = session.host.existing_store()?;
     let snapshot = store.stat(args.key.as_bytes())?;
     let doing = || format!("cannot compare {} with its parent", args.key);
+    // One of containerd's, in the making or made of an applied layer and what was written over it.
+    if snapshot.layers.len() > usize::from(snapshot.kind == Kind::Committed) {
+        let what = format!("{}: its changes are in several layers", doing());
+        return Err(Failure::new(Exit::NotSupported, what).into());
+    }
     let below = match (&snapshot.parent, args.tar) {
         (Some(parent), false) => store.committed_layers(parent)?,
         _ => Vec::new(),
@@ -53,7 +58,7 @@ pub(crate) fn diff(session: &mut Session, args: &SnapshotDiffArgs) -> Result<()>
         Kind::Committed => {
             let layers = store.committed_layers(&snapshot.key)?;
             drop(store);
-            let layer = layers.first().filter(|layer| snapshot.layer.as_ref() == Some(&layer.id));
+            let layer = layers.first().filter(|layer| snapshot.layers.contains(&layer.id));
             let layer = layer
                 .ok_or_else(|| Failure::new(Exit::Corrupt, "the snapshot's layer is missing"))?;
             let image = open(&layer.path)?;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result};
 use mount::{Holder, HolderKind, MountForm};
 use serde_json::{Value, json};
-use store::{Chain, CommitOptions, Kind, Labels, Scratch, ScratchPaths, Snapshot, Store};
+use store::{Chain, CommitOptions, Kind, Labels, Origin, Scratch, ScratchPaths, Snapshot, Store};
 
 use crate::Session;
 use crate::cli::{
@@ -215,8 +215,13 @@ fn info(session: &mut Session, args: &SnapshotKeyArgs) -> Result<()> {
         ("created", output::time(snapshot.created.nanoseconds().into())),
         ("updated", output::time(snapshot.updated.nanoseconds().into())),
     ];
-    if let Some(layer) = &snapshot.layer {
-        lines.push(("layer", layer.to_string()));
+    // Top first, as they are mounted.
+    lines.extend(snapshot.layers.iter().map(|layer| ("layer", layer.to_string())));
+    if let Some(deferred) = &snapshot.deferred {
+        lines.push(("deferred", format!("{} of {}", deferred.diff_id, deferred.digest)));
+    }
+    if snapshot.origin != Origin::Local {
+        lines.push(("origin", snapshot.origin.to_string()));
     }
     match chain.as_ref().map(|Chain { scratch, .. }| scratch) {
         Some(Some(ScratchPaths::Directory { upper, .. })) => {
@@ -249,7 +254,9 @@ fn document(snapshot: &Snapshot) -> Value {
         "created": output::time(snapshot.created.nanoseconds().into()),
         "updated": output::time(snapshot.updated.nanoseconds().into()),
         "labels": snapshot.labels,
-        "layer": snapshot.layer,
+        "layers": snapshot.layers,
+        "deferred": snapshot.deferred,
+        "origin": snapshot.origin,
     });
     if std::str::from_utf8(&snapshot.key).is_err() {
         document["key_hex"] = json!(output::hex(&snapshot.key));

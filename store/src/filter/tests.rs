@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::{Fields, Filter};
 use crate::ErrorKind;
-use crate::snapshot::{Kind, Labels, Snapshot, Timestamp, Usage};
+use crate::snapshot::{Kind, Labels, Origin, Snapshot, Timestamp, Usage};
 
 fn snapshot(key: &str, kind: Kind, parent: Option<&str>, labels: &[(&str, &str)]) -> Snapshot {
     Snapshot {
@@ -20,7 +20,9 @@ fn snapshot(key: &str, kind: Kind, parent: Option<&str>, labels: &[(&str, &str)]
             .collect::<Labels>(),
         created: Timestamp::default(),
         updated: Timestamp::default(),
-        layer: None,
+        layers: Vec::new(),
+        deferred: None,
+        origin: Origin::Local,
         scratch: None,
         imported: false,
         usage: Usage::default(),

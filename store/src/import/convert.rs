@@ -184,6 +184,7 @@ impl Work<'_> {
             tar_size: image.tar_size,
             entries: image.entries,
             hides_lower: image.hides_lower,
+            blobs: if image.depends_on_parents { Vec::new() } else { vec![image.digest] },
             created: Timestamp::now(),
         };
         let existing = Existing { id, record, path };

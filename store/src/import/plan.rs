@@ -267,7 +267,9 @@ fn find(store: &Store, chain: Option<Digest>, diff_id: Option<Digest>) -> Result
     let mut ids = Vec::new();
     if let Some(chain) = chain {
         match store.stat(chain.to_string().as_bytes()) {
-            Ok(snapshot) if snapshot.kind == Kind::Committed => ids.extend(snapshot.layer),
+            Ok(snapshot) if snapshot.kind == Kind::Committed => {
+                ids.extend(snapshot.layers.first().cloned())
+            }
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),

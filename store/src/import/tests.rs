@@ -65,7 +65,7 @@ impl Bench {
         });
         let snapshots = store.list(&[]).unwrap().into_iter().map(|snapshot| {
             let parent = snapshot.parent.map(|parent| String::from_utf8(parent).unwrap());
-            let layer = snapshot.layer.unwrap().to_string();
+            let layer = snapshot.layers[0].to_string();
             (String::from_utf8(snapshot.key).unwrap(), (parent, layer))
         });
         let images = store.images().unwrap().into_iter();
@@ -214,7 +214,7 @@ fn an_image_and_all_that_belongs_to_it() {
     for (index, name) in record.chain.iter().enumerate() {
         let snapshot = store.stat(name.as_bytes()).unwrap();
         assert_eq!(snapshot.kind, Kind::Committed);
-        assert_eq!(snapshot.layer.as_ref(), Some(&record.layers[index]));
+        assert_eq!(snapshot.layers, [record.layers[index].clone()]);
         let parent = index.checked_sub(1).map(|below| record.chain[below].as_bytes());
         assert_eq!(snapshot.parent.as_deref(), parent);
     }
