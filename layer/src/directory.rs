@@ -261,7 +261,7 @@ impl Walk<'_> {
 }
 
 /// What an image keeps of the xattrs in an upper directory; see the module's table.
-fn upper_xattrs(found: Vec<(Vec<u8>, Vec<u8>)>) -> Result<Vec<Xattr>> {
+pub(crate) fn upper_xattrs(found: Vec<(Vec<u8>, Vec<u8>)>) -> Result<Vec<Xattr>> {
     let mut kept = Vec::with_capacity(found.len());
     for (name, value) in found {
         if name.starts_with(overlay::PREFIX) && !name.starts_with(overlay::ESCAPE_PREFIX) {
@@ -286,21 +286,21 @@ fn upper_xattrs(found: Vec<(Vec<u8>, Vec<u8>)>) -> Result<Vec<Xattr>> {
     Ok(kept)
 }
 
-fn changed() -> Error {
+pub(crate) fn changed() -> Error {
     Error::invalid("the file changed while it was read")
 }
 
-fn file_type(status: &FileStatus) -> u32 {
+pub(crate) fn file_type(status: &FileStatus) -> u32 {
     status.mode & 0o170_000
 }
 
 /// The types in `st_mode`.
-mod file_type_bits {
-    pub(super) const FIFO: u32 = 0o010_000;
-    pub(super) const CHAR_DEVICE: u32 = 0o020_000;
-    pub(super) const DIRECTORY: u32 = 0o040_000;
-    pub(super) const BLOCK_DEVICE: u32 = 0o060_000;
-    pub(super) const REGULAR: u32 = 0o100_000;
-    pub(super) const SYMLINK: u32 = 0o120_000;
-    pub(super) const SOCKET: u32 = 0o140_000;
+pub(crate) mod file_type_bits {
+    pub(crate) const FIFO: u32 = 0o010_000;
+    pub(crate) const CHAR_DEVICE: u32 = 0o020_000;
+    pub(crate) const DIRECTORY: u32 = 0o040_000;
+    pub(crate) const BLOCK_DEVICE: u32 = 0o060_000;
+    pub(crate) const REGULAR: u32 = 0o100_000;
+    pub(crate) const SYMLINK: u32 = 0o120_000;
+    pub(crate) const SOCKET: u32 = 0o140_000;
 }

@@ -1,4 +1,4 @@
-//! Layer images back to layer tars: a whole image, or what makes one tree of another.
+//! Layer images back to layer tars.
 //!
 //! Entries come in three groups: first everything but large files, in the order of the paths (so that
 //! directories come before what is in them); then files of a block and more, in the order in which the image
@@ -13,7 +13,7 @@
 //! them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 
 use erofs::format::FileType;
 use erofs::{ExtentSource, Image, InodeView, Nid, ReadAt};
@@ -57,33 +57,6 @@ pub fn write_layer_tar<R: ReadAt>(
     plan.write(output)
 }
 
-/// Writes the layer tar that makes `upper` of `lower`: what is new or changed, and whiteouts for what is gone.
-/// Both are whole trees as a container sees them (merged images, or single layers without whiteouts); without
-/// `lower` everything is new. Files are compared byte by byte unless their metadata differ already. If one name
-/// of a file with several is in the tar, all are, so that they stay one file.
-///
-/// # Errors
-/// As [`write_layer_tar`].
-pub fn diff_tar<L: ReadAt, U: ReadAt>(
-    lower: Option<&Image<L>>,
-    upper: &Image<U>,
-    output: impl Write,
-    cancel: &Cancel,
-) -> Result<LayerTar> {
-    let mut plan = Plan::new(upper, cancel);
-    let root = upper.inode(upper.root()).map_err(reading)?;
-    match lower {
-        None => plan.tree(Vec::new(), root)?,
-        Some(lower) => {
-            let below = lower.inode(lower.root()).map_err(reading)?;
-            plan.changes(lower, below, root.clone())?;
-            plan.complete_links(root)?;
-            plan.complete_parents()?;
-        }
-    }
-    plan.write(output)
-}
-
 fn reading(error: erofs::Error) -> Error {
     Error::erofs("cannot read the image", error)
 }
@@ -114,7 +87,7 @@ impl<'i, R: ReadAt> Plan<'i, R> {
         while let Some((path, inode)) = open.pop() {
             self.cancel.check()?;
             if is_whiteout(&inode) {
-                self.whiteout(&path);
+                self.items.insert(whiteout_path(&path), Item::Mark);
                 continue;
             }
             if inode.is_dir() {
@@ -144,134 +117,6 @@ impl<'i, R: ReadAt> Plan<'i, R> {
         Err(Error::corrupt("a directory of the image has two names").path(path))
     }
 
-    fn whiteout(&mut self, path: &[u8]) {
-        let start = path.iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1);
-        let (parent, name) = path.split_at(start);
-        self.items.insert([parent, overlay::WHITEOUT_PREFIX, name].concat(), Item::Mark);
-    }
-
-    /// Plans what is different in the directories that both trees have.
-    fn changes<L: ReadAt>(
-        &mut self,
-        lower: &Image<L>,
-        lower_root: InodeView,
-        root: InodeView,
-    ) -> Result<()> {
-        let mut open = vec![(Vec::new(), lower_root, root)];
-        while let Some((path, lower_dir, dir)) = open.pop() {
-            self.enter(&path, &dir)?;
-            if !self.same_metadata(lower, &lower_dir, &dir)? {
-                self.items.insert(path.clone(), Item::Inode(dir.clone()));
-            }
-            let mut gone: BTreeMap<Box<[u8]>, Nid> = BTreeMap::new();
-            for entry in lower.read_dir(&lower_dir).map_err(reading)? {
-                gone.insert(entry.name, entry.nid);
-            }
-            for entry in self.image.read_dir(&dir).map_err(reading)? {
-                self.cancel.check()?;
-                let new = self.image.inode(entry.nid).map_err(reading)?;
-                let path = joined(&path, &entry.name)?;
-                check_name(&entry.name).map_err(|error| error.path(&path))?;
-                let old = gone.remove(&entry.name).map(|nid| lower.inode(nid));
-                match old.transpose().map_err(reading)? {
-                    Some(old) if old.is_dir() && new.is_dir() => open.push((path, old, new)),
-                    Some(old) if self.same(lower, &old, &new)? => {}
-                    _ => self.tree(path, new)?,
-                }
-            }
-            for name in gone.into_keys() {
-                self.whiteout(&joined(&path, &name)?);
-            }
-        }
-        Ok(())
-    }
-
-    fn same_metadata<L: ReadAt>(
-        &self,
-        lower: &Image<L>,
-        old: &InodeView,
-        new: &InodeView,
-    ) -> Result<bool> {
-        let key = |inode: &InodeView| {
-            (inode.file_type as u8, inode.permissions, inode.uid, inode.gid, inode.mtime)
-        };
-        if key(old) != key(new) {
-            return Ok(false);
-        }
-        let old = lower.xattrs(old).map_err(reading)?;
-        let new = self.image.xattrs(new).map_err(reading)?;
-        Ok(overlay::exported_xattrs(&old) == overlay::exported_xattrs(&new))
-    }
-
-    /// Whether two things that are no directories are the same.
-    fn same<L: ReadAt>(&self, lower: &Image<L>, old: &InodeView, new: &InodeView) -> Result<bool> {
-        if (old.device_number, old.nlink) != (new.device_number, new.nlink)
-            || !self.same_metadata(lower, old, new)?
-        {
-            return Ok(false);
-        }
-        match new.file_type {
-            FileType::Symlink => {
-                let old = lower.read_link(old).map_err(reading)?;
-                Ok(old == self.image.read_link(new).map_err(reading)?)
-            }
-            FileType::Regular if old.size == new.size => {
-                let comparing = |error| Error::io("cannot compare two files", error);
-                same_bytes(&mut lower.reader(old), &mut self.image.reader(new)).map_err(comparing)
-            }
-            FileType::Regular => Ok(false),
-            _ => Ok(true),
-        }
-    }
-
-    /// Plans the other names of files of which one name is planned.
-    fn complete_links(&mut self, root: InodeView) -> Result<()> {
-        let planned: HashSet<Nid> = self
-            .items
-            .values()
-            .filter_map(|item| match item {
-                Item::Inode(inode) if !inode.is_dir() && inode.nlink > 1 => Some(inode.nid),
-                _ => None,
-            })
-            .collect();
-        if planned.is_empty() {
-            return Ok(());
-        }
-        // `changes` and `tree` have entered every directory once, so this walk ends.
-        let mut open = vec![(Vec::new(), root)];
-        while let Some((path, dir)) = open.pop() {
-            for entry in self.image.read_dir(&dir).map_err(reading)? {
-                let inode = self.image.inode(entry.nid).map_err(reading)?;
-                let path = joined(&path, &entry.name)?;
-                if inode.is_dir() {
-                    open.push((path, inode));
-                } else if planned.contains(&inode.nid) {
-                    self.items.entry(path).or_insert(Item::Inode(inode));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Plans the directories on the way to everything planned: a layer says what they are like.
-    fn complete_parents(&mut self) -> Result<()> {
-        let mut missing: BTreeMap<Vec<u8>, Item> = BTreeMap::new();
-        for path in self.items.keys() {
-            let mut path = path.as_slice();
-            while !path.is_empty() {
-                let end = path.iter().rposition(|&byte| byte == b'/').unwrap_or(0);
-                path = &path[..end];
-                if self.items.contains_key(path) || missing.contains_key(path) {
-                    break;
-                }
-                let dir = self.image.resolve(path, false).map_err(reading)?;
-                missing.insert(path.to_vec(), Item::Inode(dir));
-            }
-        }
-        self.items.append(&mut missing);
-        Ok(())
-    }
-
     /// Writes the planned entries in the order that the module describes.
     fn write(mut self, output: impl Write) -> Result<LayerTar> {
         let items = std::mem::take(&mut self.items);
@@ -299,7 +144,7 @@ impl<'i, R: ReadAt> Plan<'i, R> {
         with_blocks.sort_by_key(|&(position, ..)| position);
         let count = without_blocks.len() + with_blocks.len() + links.len();
 
-        let mut tar = Writer::new(Measuring { output, digester: Digester::default(), size: 0 });
+        let mut tar = Writer::new(Measuring::new(output));
         for (path, item) in without_blocks {
             match item {
                 Item::Inode(inode) => self.inode(&mut tar, path, inode)?,
@@ -399,7 +244,14 @@ impl<'i, R: ReadAt> Plan<'i, R> {
     }
 }
 
-fn joined(path: &[u8], name: &[u8]) -> Result<Vec<u8>> {
+/// The entry that says that a path is gone.
+pub(crate) fn whiteout_path(path: &[u8]) -> Vec<u8> {
+    let start = path.iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1);
+    let (parent, name) = path.split_at(start);
+    [parent, overlay::WHITEOUT_PREFIX, name].concat()
+}
+
+pub(crate) fn joined(path: &[u8], name: &[u8]) -> Result<Vec<u8>> {
     let path = if path.is_empty() { name.to_vec() } else { [path, b"/", name].concat() };
     if path.len() > PATH_MAX {
         return Err(Error::new(ErrorKind::TooLarge, format!("a path of over {PATH_MAX} bytes")));
@@ -408,7 +260,7 @@ fn joined(path: &[u8], name: &[u8]) -> Result<Vec<u8>> {
 }
 
 /// A tar cannot tell a file of such a name from a whiteout.
-fn check_name(name: &[u8]) -> Result<()> {
+pub(crate) fn check_name(name: &[u8]) -> Result<()> {
     if name.starts_with(overlay::WHITEOUT_PREFIX) {
         return Err(Error::invalid("names that begin with \".wh.\" mean whiteouts in a layer tar"));
     }
@@ -416,7 +268,7 @@ fn check_name(name: &[u8]) -> Result<()> {
 }
 
 /// An empty file with time 0, as whiteouts have in an image.
-fn mark(path: &[u8]) -> Entry {
+pub(crate) fn mark(path: &[u8]) -> Entry {
     Entry {
         path: path.to_vec(),
         kind: EntryKind::Regular { size: 0, segments: None },
@@ -429,26 +281,18 @@ fn mark(path: &[u8]) -> Entry {
     }
 }
 
-fn same_bytes(one: &mut impl Read, other: &mut impl Read) -> io::Result<bool> {
-    let (mut left, mut right) = (vec![0; 64 << 10], vec![0; 64 << 10]);
-    loop {
-        let length = crate::pipeline::read_full(one, &mut left)?;
-        if crate::pipeline::read_full(other, &mut right)? != length
-            || left[..length] != right[..length]
-        {
-            return Ok(false);
-        }
-        if length == 0 {
-            return Ok(true);
-        }
-    }
+/// Hashes and counts what it passes on.
+#[derive(Debug)]
+pub(crate) struct Measuring<W> {
+    output: W,
+    pub(crate) digester: Digester,
+    pub(crate) size: u64,
 }
 
-/// Hashes and counts what it passes on.
-struct Measuring<W> {
-    output: W,
-    digester: Digester,
-    size: u64,
+impl<W: Write> Measuring<W> {
+    pub(crate) fn new(output: W) -> Self {
+        Self { output, digester: Digester::default(), size: 0 }
+    }
 }
 
 impl<W: Write> Write for Measuring<W> {

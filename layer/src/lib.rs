@@ -8,7 +8,8 @@
 //!                                                             │
 //!  overlayfs upper directory ───────────────────────▶ layer image     write_directory_image
 //!                                                             │
-//!  layer tar ◀──────────────────────────────────── layer image(s)     write_layer_tar, diff_tar
+//!  layer tar ◀──────────────────────────────────── layer image        write_layer_tar
+//!  layer tar ◀──────────────────────────────────── two stacks of them  diff
 //! ```
 //!
 //! Guarantees:
@@ -29,6 +30,8 @@
 mod acl;
 pub mod archive;
 mod compression;
+#[cfg(target_os = "linux")]
+mod diff;
 mod digest;
 #[cfg(target_os = "linux")]
 mod directory;
@@ -43,15 +46,21 @@ mod parents;
 mod path;
 mod pipeline;
 mod progress;
+#[cfg(target_os = "linux")]
+mod side;
 mod tar;
 
 pub use compression::Compression;
+#[cfg(target_os = "linux")]
+pub use diff::{DiffOptions, diff};
 pub use digest::{Checksum, Digest, Digester};
 #[cfg(target_os = "linux")]
 pub use directory::{DirectoryImage, write_directory_image};
 pub use error::{Error, ErrorKind, Result};
-pub use export::{LayerTar, diff_tar, write_layer_tar};
+pub use export::{LayerTar, write_layer_tar};
 pub use image_file::image_checksum;
 pub use layer_image::{LayerImage, LayerOptions, write_layer_image};
 pub use parents::{ImageSource, Parents};
 pub use progress::{Cancel, Progress};
+#[cfg(target_os = "linux")]
+pub use side::Side;

@@ -4,11 +4,12 @@
 mod support;
 
 use std::fs::File;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
 use layer::{Cancel, DirectoryImage, ErrorKind, LayerOptions, write_directory_image};
+use support::host::{disk, mount, require_root, run};
 use support::{Listing, contents, gzip, list, make, make_from, noise};
 
 fn directory_image(path: &Path) -> (DirectoryImage, Vec<u8>) {
@@ -16,18 +17,6 @@ fn directory_image(path: &Path) -> (DirectoryImage, Vec<u8>) {
     let report = write_directory_image(path, &file, &Cancel::new()).unwrap();
     assert_eq!(layer::image_checksum(&file).unwrap(), report.checksum);
     (report, contents(&file))
-}
-
-#[track_caller]
-fn run(program: &str, arguments: &[&dyn AsRef<std::ffi::OsStr>]) -> Vec<u8> {
-    let output = Command::new(program).args(arguments).output().unwrap();
-    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
-    output.stdout
-}
-
-fn require_root() {
-    let uid = std::fs::metadata("/proc/self").unwrap().uid();
-    assert_eq!(uid, 0, "tests named privileged_ need root: run them as root");
 }
 
 /// A tree with everything that needs no privilege; times are whole seconds, which every format can say.
@@ -197,31 +186,6 @@ fn no_link_is_followed_and_depth_is_bounded() {
     cancel.cancel();
     let error = write_directory_image(top.path(), &tempfile::tempfile().unwrap(), &cancel);
     assert_eq!(error.unwrap_err().kind(), ErrorKind::Cancelled);
-}
-
-/// A mount that goes away with this value, whatever happens in between.
-struct Mounted(tempfile::TempDir);
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        sys::unmount_lazily(self.0.path()).expect("the test's mount goes away");
-    }
-}
-
-fn mount(file_system: &str, settings: &[(&str, &Path)]) -> Mounted {
-    let context = sys::FsContext::open(file_system).unwrap();
-    for (key, value) in settings {
-        context.set_string(key, value).unwrap();
-    }
-    context.create().unwrap();
-    let target = tempfile::tempdir().unwrap();
-    context.mount(sys::MountAttributes::default()).unwrap().attach(target.path()).unwrap();
-    Mounted(target)
-}
-
-/// In the target directory: a temporary file system cannot hold images to be mounted.
-fn disk() -> tempfile::TempDir {
-    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
 
 #[test]

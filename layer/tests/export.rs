@@ -1,16 +1,12 @@
-//! Images back to tars, differences, directories, and trees of every shape there and back.
+//! Images back to tars, and trees of every shape there and back.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;
 
-use std::collections::BTreeMap;
-
-use erofs::{
-    Content, DeviceNumber, FileData, Image, ImageWriter, Inode, InodeId, ReadAt, Timestamp, Tree,
-    WriterOptions, Xattr,
-};
-use layer::{Cancel, Digest, LayerTar, diff_tar, write_layer_tar};
+use erofs::{Content, Image, Inode, Tree};
+use layer::{Cancel, Digest, LayerTar, write_layer_tar};
 use proptest::prelude::*;
+use support::trees::{grown, step, written};
 use support::{Header, Tar, list, make, noise};
 
 fn exported(image: &[u8]) -> (Vec<u8>, LayerTar) {
@@ -93,186 +89,6 @@ fn sockets_are_left_out() {
     assert_eq!(list(&make(&tar).unwrap().bytes).len(), 1);
 }
 
-fn written(tree: &Tree) -> Vec<u8> {
-    let writer = ImageWriter::new(Vec::new(), WriterOptions::default()).unwrap();
-    writer.finish(tree, [1; 16]).unwrap().0
-}
-
-/// What a container sees of two layers, the upper one last.
-fn stacked(lower: &[u8], upper: &[u8]) -> support::Listing {
-    let images = [Image::open(lower).unwrap(), Image::open(upper).unwrap()];
-    let merged = erofs::merge(&[&images[0], &images[1]]).unwrap();
-    let options = WriterOptions {
-        block_size: merged.block_size,
-        devices: merged.device_infos(),
-        ..WriterOptions::default()
-    };
-    let writer = ImageWriter::new(Vec::new(), options).unwrap();
-    let (bytes, _) = writer.finish(&merged.tree, [1; 16]).unwrap();
-    let devices: Vec<Box<dyn ReadAt>> = merged
-        .devices
-        .iter()
-        .map(|device| Box::new([lower, upper][device.layer].to_vec()) as Box<dyn ReadAt>)
-        .collect();
-    let image = Image::open_with_devices(Box::new(bytes) as Box<dyn ReadAt>, devices).unwrap();
-    support::list_image(&image)
-}
-
-#[test]
-fn difference_of_two_trees() {
-    let data = noise(10_000, 1);
-    let mut changed = data.clone();
-    changed[9_999] ^= 1;
-    let lower = Tar::new()
-        .dir(b"same")
-        .file(b"same/file", &data)
-        .file(b"gone", b"")
-        .dir(b"gone-dir")
-        .file(b"gone-dir/f", b"")
-        .file(b"content", &data)
-        .file(b"mode", b"m")
-        .file(b"becomes-dir", b"")
-        .dir(b"becomes-file")
-        .file(b"becomes-file/f", b"")
-        .file(b"linked", b"l")
-        .symlink(b"link", b"a")
-        .file(b"deep/er/unchanged", b"u");
-    let upper = Tar::new()
-        .dir(b"same")
-        .file(b"same/file", &data)
-        .file(b"content", &changed)
-        .add(Header::new(b"mode", b'0', 1).mode(0o600), b"m")
-        .dir(b"becomes-dir")
-        .file(b"becomes-dir/new", b"n")
-        .file(b"becomes-file", b"f")
-        .file(b"linked", b"l")
-        .hard_link(b"new-name", b"linked")
-        .symlink(b"link", b"b")
-        .file(b"deep/er/unchanged", b"u")
-        .file(b"deep/er/added", b"a");
-    let lower = make(&lower.end()).unwrap().bytes;
-    let upper = make(&upper.end()).unwrap().bytes;
-    let difference = |lower: Option<&[u8]>, upper: &[u8]| {
-        let lower = lower.map(|lower| Image::open(lower).unwrap());
-        let upper = Image::open(upper).unwrap();
-        let mut tar = Vec::new();
-        diff_tar(lower.as_ref(), &upper, &mut tar, &Cancel::new()).unwrap();
-        make(&tar).unwrap().bytes
-    };
-    let layer = difference(Some(&lower), &upper);
-    assert_eq!(stacked(&lower, &layer), list(&upper));
-    let names: Vec<String> = list(&layer).into_keys().collect();
-    assert_eq!(
-        names,
-        [
-            "/",
-            "/becomes-dir",
-            "/becomes-dir/new",
-            "/becomes-file",
-            "/content",
-            "/deep",
-            "/deep/er",
-            "/deep/er/added",
-            "/gone",
-            "/gone-dir",
-            "/link",
-            "/linked",
-            "/mode",
-            "/new-name",
-        ]
-    );
-    let back = difference(Some(&upper), &lower);
-    assert_eq!(stacked(&upper, &back), list(&lower));
-    assert_eq!(list(&difference(None, &upper)), list(&upper));
-    assert!(list(&difference(Some(&upper), &upper)).len() == 1, "nothing but the root");
-}
-
-/// A tree out of a list of steps: parent, name, kind.
-#[derive(Debug, Clone)]
-struct Step {
-    parent: usize,
-    name: Vec<u8>,
-    kind: u8,
-    length: usize,
-    time: (i64, u32),
-    owner: u32,
-    xattr: Option<(Vec<u8>, Vec<u8>)>,
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let name = prop_oneof![
-        proptest::collection::vec(any::<u8>(), 1..6),
-        proptest::collection::vec(b'a'..b'd', 1..3),
-        proptest::collection::vec(b'n'..b'p', 240..256),
-    ];
-    let name = name.prop_map(|mut name| {
-        name.iter_mut().filter(|byte| matches!(byte, 0 | b'/')).for_each(|byte| *byte = b'_');
-        if name.starts_with(b".") {
-            name[0] = b'-';
-        }
-        name
-    });
-    let xattr = proptest::option::of((
-        proptest::collection::vec(1..=255_u8, 1..20),
-        proptest::collection::vec(any::<u8>(), 0..300),
-    ));
-    let time = (prop_oneof![-5_i64..5, any::<i32>().prop_map(i64::from), Just(1 << 40)], 0..3_u32);
-    (0..30_usize, name, 0..10_u8, 0..20_000_usize, time, any::<u32>(), xattr).prop_map(
-        |(parent, name, kind, length, time, owner, xattr)| Step {
-            parent,
-            name,
-            kind,
-            length,
-            time: (time.0, time.1 * 333_333_333),
-            owner,
-            xattr,
-        },
-    )
-}
-
-fn grown(steps: &[Step]) -> Tree {
-    let mut tree = Tree::new();
-    let mut directories = vec![Tree::ROOT];
-    let mut others: Vec<InodeId> = Vec::new();
-    for (index, step) in steps.iter().enumerate() {
-        let parent = directories[step.parent % directories.len()];
-        if tree[parent].entries().unwrap().contains_key(step.name.as_slice()) {
-            continue;
-        }
-        let content = match step.kind {
-            0..=2 => Content::Directory(BTreeMap::new()),
-            3..=5 => Content::Regular(FileData::Bytes(noise(step.length, index as u64).into())),
-            6 => Content::Symlink(noise(step.length % 300 + 1, 3).iter().map(|b| b | 1).collect()),
-            7 => Content::BlockDevice(DeviceNumber { major: 7, minor: step.owner >> 12 }),
-            8 => Content::Fifo,
-            _ if others.is_empty() => Content::Fifo,
-            _ => {
-                let id = others[step.length % others.len()];
-                let name = step.name.clone().into();
-                tree[parent].entries_mut().unwrap().insert(name, id);
-                continue;
-            }
-        };
-        let mut inode = Inode {
-            permissions: u16::try_from(step.owner & 0o7777).unwrap(),
-            uid: step.owner,
-            gid: step.owner / 3,
-            mtime: Timestamp { seconds: step.time.0, nanoseconds: step.time.1 },
-            xattrs: Vec::new(),
-            content,
-        };
-        if let Some((name, value)) = &step.xattr {
-            let name = [b"user.", name.as_slice()].concat().into();
-            inode.xattrs = vec![Xattr { name, value: value.as_slice().into() }];
-        }
-        let is_directory = inode.entries().is_some();
-        let id = tree.add(inode);
-        if is_directory { &mut directories } else { &mut others }.push(id);
-        tree[parent].entries_mut().unwrap().insert(step.name.clone().into(), id);
-    }
-    tree
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 
@@ -283,21 +99,6 @@ proptest! {
         let again = make(&tar).unwrap();
         prop_assert_eq!(list(&again.bytes), list(&image));
         prop_assert!(exported(&again.bytes).0 == tar);
-    }
-
-    #[test]
-    fn difference_makes_one_tree_of_another(
-        lower in proptest::collection::vec(step(), 0..25),
-        upper in proptest::collection::vec(step(), 0..25),
-        shared in proptest::collection::vec(step(), 0..25),
-    ) {
-        let lower = written(&grown(&[shared.clone(), lower].concat()));
-        let upper = written(&grown(&[shared, upper].concat()));
-        let mut tar = Vec::new();
-        let images = [Image::open(lower.as_slice()).unwrap(), Image::open(upper.as_slice()).unwrap()];
-        diff_tar(Some(&images[0]), &images[1], &mut tar, &Cancel::new()).unwrap();
-        let layer = make(&tar).unwrap().bytes;
-        prop_assert_eq!(stacked(&lower, &layer), list(&upper));
     }
 
     /// Whatever the bytes, there is an error or an image, and no panic.

@@ -1,6 +1,9 @@
 //! Tars built header by header, and images taken apart again.
 #![allow(dead_code, unreachable_pub, reason = "every test file uses a part")]
 
+pub mod host;
+pub mod trees;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
