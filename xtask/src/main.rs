@@ -5,6 +5,7 @@
 mod apt_sources;
 mod bench;
 mod ci;
+mod deb;
 mod demo;
 mod fuzzing;
 mod layer_tar;
@@ -50,6 +51,8 @@ enum Task {
     Powercut(powercut::PowercutArguments),
     /// Shell completions and man pages, into target/docs
     Docs,
+    /// The Debian package, into target/deb
+    Deb(deb::DebArguments),
     /// Run every fuzz target for some minutes
     Fuzz {
         /// Minutes in all, shared evenly among the targets
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Task::Bench(arguments) => bench::bench(&arguments),
         Task::Powercut(arguments) => powercut::powercut(&arguments),
         Task::Docs => docs(),
+        Task::Deb(arguments) => deb::deb(&arguments),
         Task::Fuzz { minutes } => fuzzing::fuzz(minutes * 60),
     };
     match result {

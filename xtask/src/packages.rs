@@ -21,6 +21,8 @@ pub(crate) enum Purpose {
     /// `cargo xtask powercut`
     #[value(name = "powercut")]
     PowerCut,
+    /// `cargo xtask deb`
+    Deb,
     /// `cargo xtask fuzz`
     Fuzz,
 }
@@ -83,6 +85,9 @@ const BENCH: &[&str] = &[
 /// File systems for the disk that is cut: reflinks are XFS's, the store is on ext4.
 const POWER_CUT: &[&str] = &["xfsprogs", "e2fsprogs", "util-linux", "mount"];
 
+/// `strip` comes with the compiler; a trial makes a root of its own.
+const DEB: &[&str] = &["dpkg-dev", "git", "mmdebstrap", "debian-archive-keyring"];
+
 const FUZZ: &[&str] = &["g++"];
 
 impl Purpose {
@@ -92,6 +97,7 @@ impl Purpose {
             Self::Demo => &[BUILD, RUN, DEMO, &["attr"]],
             Self::Bench => &[BUILD, RUN, DEMO, TEST, BENCH],
             Self::PowerCut => &[BUILD, POWER_CUT],
+            Self::Deb => &[BUILD, DEB],
             Self::Fuzz => &[BUILD, FUZZ],
         };
         lists.iter().flat_map(|list| list.iter().copied()).collect()

@@ -1,0 +1,79 @@
+//! `cargo xtask deb`: the Debian package.
+//!
+//! The package is staged here and packed by dpkg-deb. That is less than what a packaging tool from the crate registry
+//! would have to be told, and needs no tool that Debian 12 does not have.
+
+mod control;
+mod stage;
+mod trial;
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use self::stage::Stage;
+use crate::packages::{self, Purpose};
+use crate::{program, workspace};
+
+/// Options of `cargo xtask deb`.
+#[derive(Args)]
+pub(crate) struct DebArguments {
+    /// Package the release build that is there
+    #[arg(long)]
+    as_built: bool,
+    /// Afterwards install, use, remove and purge the package in a fresh Debian 12 below target/deb (as root)
+    #[arg(long = "try")]
+    trial: bool,
+}
+
+pub(crate) fn deb(arguments: &DebArguments) -> Result<()> {
+    packages::set_up(Purpose::Deb)?;
+    if arguments.trial {
+        packages::require_root("deb --try", "the trial installs the package in a root of its own")?;
+    }
+    if !arguments.as_built {
+        let release = ["build", "--release", "--package", "plywood"];
+        program::run(&mut program::cargo(release))?;
+    }
+    crate::docs()?;
+    let package = build()?;
+    println!("{}", package.display());
+    if arguments.trial { trial::trial(&package) } else { Ok(()) }
+}
+
+/// Stages and packs; the path of the package.
+fn build() -> Result<PathBuf> {
+    let directory = workspace::target().join("deb");
+    let architecture = program::output(Command::new("dpkg").arg("--print-architecture"))?;
+    let architecture = architecture.trim();
+    let epoch = last_change()?;
+    let stage = Stage::fresh(&directory.join("stage"))?;
+    let files = stage::files()?;
+    for file in &files {
+        stage.install(file)?;
+    }
+    stage.changelog(epoch)?;
+    control::write(&stage, architecture, &files)?;
+    let package =
+        directory.join(format!("plywood_{}_{architecture}.deb", env!("CARGO_PKG_VERSION")));
+    let mut pack = Command::new("dpkg-deb");
+    // Same sources and compiler, same package: times are at most that of the last change.
+    pack.env("SOURCE_DATE_EPOCH", epoch.to_string());
+    pack.args(["--root-owner-group", "--build"]).arg(stage.root()).arg(&package);
+    program::run(&mut pack)?;
+    Ok(package)
+}
+
+/// When the sources last changed, as far as git knows.
+fn last_change() -> Result<u64> {
+    let mut log = Command::new("git");
+    log.args(["log", "-1", "--format=%ct"]).current_dir(workspace::root());
+    let text = program::output(&mut log)?;
+    match text.trim().parse() {
+        Ok(seconds) => Ok(seconds),
+        Err(_) if text.trim().is_empty() => bail!("git knows no commit"),
+        Err(error) => Err(error).context("git said no time"),
+    }
+}
