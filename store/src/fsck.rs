@@ -1,9 +1,11 @@
 //! Checking a store, and repairing what can be repaired without guessing.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use layer::Digest;
+use serde::{Deserialize, Serialize};
 
 use crate::db::{Read, Records as _};
 use crate::error::{Error, ErrorKind, Result};
@@ -14,7 +16,7 @@ use crate::store::Store;
 use crate::sweep::reason;
 
 /// What to check and whether to repair.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct FsckOptions {
     /// Repair what can be repaired without guessing.
     pub repair: bool,
@@ -31,7 +33,8 @@ impl Default for FsckOptions {
 }
 
 /// How bad a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Wasted space or a leftover; nothing is lost.
     Warning,
@@ -40,12 +43,12 @@ pub enum Severity {
 }
 
 /// One thing that is not as it should be.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     /// How bad it is.
     pub severity: Severity,
     /// What kind of fault, a stable word with dashes.
-    pub code: &'static str,
+    pub code: Cow<'static, str>,
     /// What it is about: `snapshot KEY`, `layer ID`, `image REF`, or a path.
     pub subject: String,
     /// What is wrong.
@@ -57,7 +60,7 @@ pub struct Finding {
 }
 
 /// What fsck found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FsckReport {
     /// The faults, in the order of the checks.
     pub findings: Vec<Finding>,
@@ -104,6 +107,7 @@ impl FsckReport {
         subject: String,
         message: String,
     ) -> &mut Finding {
+        let code = Cow::Borrowed(code);
         let finding = Finding { severity, code, subject, message, repaired: None, advice: None };
         let at = self.findings.len();
         self.findings.push(finding);

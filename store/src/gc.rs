@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use layer::Digest;
+use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::layers::LayerId;
@@ -13,14 +14,14 @@ use crate::staging::pinned;
 use crate::store::Store;
 
 /// How to collect.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct GcOptions {
     /// Only say what would go.
     pub dry_run: bool,
 }
 
 /// Something that a gc looked at and did not leave in peace.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GcItem {
     /// What it is.
     pub what: GcObject,
@@ -33,16 +34,17 @@ pub struct GcItem {
 }
 
 /// What a [`GcItem`] is about.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum GcObject {
     /// A committed snapshot that an import made, by key.
-    Snapshot(Vec<u8>),
+    Snapshot(#[serde(with = "crate::snapshot::name")] Vec<u8>),
     /// A layer and its image file.
     Layer(LayerId),
     /// A manifest or config.
     Blob(Digest),
     /// A file or directory that no record knows.
-    Leftover(PathBuf),
+    Leftover(#[serde(with = "crate::snapshot::name::path")] PathBuf),
 }
 
 impl Store {

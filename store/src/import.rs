@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use layer::archive::{Archive, Platform};
 use layer::{Cancel, Digest};
+use serde::{Deserialize, Serialize};
 
 pub use self::progress::{Event, PlannedLayer, Progress};
 use crate::error::{Error, ErrorKind, Result};
@@ -64,7 +65,7 @@ impl fmt::Debug for Source {
 }
 
 /// How to import.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ImportOptions {
     /// Names for the images, in their order, instead of those that the archives give; empty: the archives' names.
     pub references: Vec<String>,
@@ -94,7 +95,7 @@ impl Default for ImportOptions {
 }
 
 /// An image that is in the store now.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImportedImage {
     /// Its names in the store, at least one.
     pub references: Vec<String>,
@@ -111,7 +112,7 @@ pub struct ImportedImage {
 }
 
 /// A layer of an imported image.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImportedLayer {
     /// What the archive calls it.
     pub label: String,

@@ -124,13 +124,14 @@ pub struct LayerRecord {
 }
 
 /// A layer of the store.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layer {
     /// Its id.
     pub id: LayerId,
     /// What is known about it.
     pub record: LayerRecord,
     /// The image file.
+    #[serde(with = "crate::snapshot::name::path")]
     pub path: PathBuf,
 }
 

@@ -45,7 +45,7 @@ pub use reference::{REFERENCE_LIMIT, canonical_reference};
 pub use scope::Scope;
 pub use snapshot::{
     Chain, DeferredLayer, KEY_LIMIT, Kind, LABEL_LIMIT, LABEL_OVERHEAD, LABELS_LIMIT, Labels,
-    Origin, Scratch, ScratchPaths, Snapshot, Timestamp, Usage,
+    Origin, Scratch, ScratchPaths, Snapshot, Timestamp, Usage, keyed, name,
 };
 pub use snapshots::SCRATCH_MINIMUM;
 pub use staging::Staging;

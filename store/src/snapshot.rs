@@ -268,18 +268,21 @@ impl Scratch {
 }
 
 /// Where an active snapshot's scratch is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ScratchPaths {
     /// Directories for overlayfs.
     Directory {
         /// The upper directory (`fs`).
+        #[serde(with = "name::path")]
         upper: PathBuf,
         /// The work directory (`work`), on the same file system.
+        #[serde(with = "name::path")]
         work: PathBuf,
     },
     /// A disk image; empty (all holes) until the mounter has formatted it.
     Image {
         /// The file (`scratch.img`).
+        #[serde(with = "name::path")]
         path: PathBuf,
         /// Its size in bytes.
         size: u64,
@@ -287,13 +290,15 @@ pub enum ScratchPaths {
 }
 
 /// An active or view snapshot with everything that its mounts are made of.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Chain {
     /// The snapshot.
+    #[serde(with = "keyed")]
     pub snapshot: Snapshot,
     /// Where an active snapshot writes; `None` for a view.
     pub scratch: Option<ScratchPaths>,
     /// The empty directory that a view without parent shows; `None` otherwise.
+    #[serde(with = "name::optional_path")]
     pub empty: Option<PathBuf>,
     /// Layers, nearest (top) first: those applied to the snapshot itself, then its parents'.
     pub layers: Vec<Layer>,
@@ -310,9 +315,47 @@ pub(crate) fn shown(key: &[u8]) -> String {
     }
 }
 
+/// A snapshot with its key, which is not part of the record: for whoever hands snapshots on.
+pub mod keyed {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::{Snapshot, name};
+
+    #[derive(Serialize)]
+    struct Shown<'a> {
+        #[serde(with = "name")]
+        key: Vec<u8>,
+        record: &'a Snapshot,
+    }
+
+    #[derive(Deserialize)]
+    struct Read {
+        #[serde(with = "name")]
+        key: Vec<u8>,
+        record: Snapshot,
+    }
+
+    /// As `{"key": …, "record": …}`.
+    ///
+    /// # Errors
+    /// The serializer's.
+    pub fn serialize<S: Serializer>(snapshot: &Snapshot, serializer: S) -> Result<S::Ok, S::Error> {
+        Shown { key: snapshot.key.clone(), record: snapshot }.serialize(serializer)
+    }
+
+    /// The reverse of [`serialize`].
+    ///
+    /// # Errors
+    /// The deserializer's.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Snapshot, D::Error> {
+        let Read { key, record } = Read::deserialize(deserializer)?;
+        Ok(Snapshot { key, ..record })
+    }
+}
+
 /// Byte strings in JSON: text where they are UTF-8, else a list of numbers, so that the two cannot be confused.
-pub(crate) mod name {
-    use serde::{Deserialize, Serialize};
+pub mod name {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
     #[derive(Serialize, Deserialize)]
     #[serde(untagged)]
@@ -339,19 +382,84 @@ pub(crate) mod name {
         }
     }
 
-    pub(crate) mod optional {
+    /// # Errors
+    /// The serializer's.
+    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        Name::from(bytes.to_vec()).serialize(serializer)
+    }
+
+    /// # Errors
+    /// The deserializer's.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        Name::deserialize(deserializer).map(Vec::from)
+    }
+
+    /// Paths, which are byte strings too.
+    pub mod path {
+        use std::ffi::OsString;
+        use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+        use std::path::{Path, PathBuf};
+
+        use serde::{Deserializer, Serializer};
+
+        /// # Errors
+        /// The serializer's.
+        pub fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+            super::serialize(path.as_os_str().as_bytes(), serializer)
+        }
+
+        /// # Errors
+        /// The deserializer's.
+        pub fn deserialize<'de, D: Deserializer<'de>>(
+            deserializer: D,
+        ) -> Result<PathBuf, D::Error> {
+            super::deserialize(deserializer).map(|bytes| OsString::from_vec(bytes).into())
+        }
+    }
+
+    pub(crate) mod optional_path {
+        use std::ffi::OsString;
+        use std::os::unix::ffi::OsStringExt as _;
+        use std::path::PathBuf;
+
+        use serde::{Deserializer, Serializer};
+
+        use super::optional;
+
+        pub(crate) fn serialize<S: Serializer>(
+            path: &Option<PathBuf>,
+            serializer: S,
+        ) -> Result<S::Ok, S::Error> {
+            let bytes = path.clone().map(|path| path.into_os_string().into_vec());
+            optional::serialize(&bytes, serializer)
+        }
+
+        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+            deserializer: D,
+        ) -> Result<Option<PathBuf>, D::Error> {
+            let bytes = optional::deserialize(deserializer)?;
+            Ok(bytes.map(|bytes| OsString::from_vec(bytes).into()))
+        }
+    }
+
+    /// A byte string or nothing.
+    pub mod optional {
         use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
         use super::Name;
 
-        pub(crate) fn serialize<S: Serializer>(
+        /// # Errors
+        /// The serializer's.
+        pub fn serialize<S: Serializer>(
             bytes: &Option<Vec<u8>>,
             serializer: S,
         ) -> Result<S::Ok, S::Error> {
             bytes.clone().map(Name::from).serialize(serializer)
         }
 
-        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        /// # Errors
+        /// The deserializer's.
+        pub fn deserialize<'de, D: Deserializer<'de>>(
             deserializer: D,
         ) -> Result<Option<Vec<u8>>, D::Error> {
             Ok(Option::<Name>::deserialize(deserializer)?.map(Vec::from))

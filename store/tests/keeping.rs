@@ -110,8 +110,8 @@ fn fsck(root: &Path, repair: bool) -> FsckReport {
     open(root).unwrap().fsck(FsckOptions { repair, deep: true, ..FsckOptions::default() }).unwrap()
 }
 
-fn codes(report: &FsckReport) -> Vec<(&'static str, bool)> {
-    report.findings.iter().map(|finding| (finding.code, finding.repaired.is_some())).collect()
+fn codes(report: &FsckReport) -> Vec<(&str, bool)> {
+    report.findings.iter().map(|finding| (&*finding.code, finding.repaired.is_some())).collect()
 }
 
 /// Writes into the tables behind the store's back; `None` deletes.
@@ -256,7 +256,7 @@ fn records_that_contradict_each_other_are_found_and_left_alone() {
 
     tamper(&root, TABLE_SNAPSHOTS, b"chain:base", |_| None);
     let report = fsck(&root, false);
-    let found: Vec<&str> = report.findings.iter().map(|finding| finding.code).collect();
+    let found: Vec<&str> = report.findings.iter().map(|finding| &*finding.code).collect();
     assert!(found.contains(&"image-snapshot-missing"), "{report:?}");
 
     tamper(&root, TABLE_SNAPSHOTS, b"damaged", |_| Some(b"{".to_vec()));
@@ -291,7 +291,7 @@ fn kinds_circles_and_numbers_are_checked() {
     );
     tamper(&root, TABLE_SNAPSHOTS, b"active", replaced("\"id\":3", "\"id\":2"));
     let report = fsck(&root, false);
-    let found: Vec<&str> = report.findings.iter().map(|finding| finding.code).collect();
+    let found: Vec<&str> = report.findings.iter().map(|finding| &*finding.code).collect();
     assert!(found.contains(&"parents-in-circle") && found.contains(&"number-twice"), "{report:?}");
     let store = open(&root).unwrap();
     assert_eq!(

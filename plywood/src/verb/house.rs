@@ -142,7 +142,7 @@ pub(crate) fn fsck(session: &mut Session, args: &FsckArgs) -> Result<ExitCode> {
         };
         let repaired = found.repaired.as_deref();
         let advice = found.advice.as_deref();
-        finding(session, severity, found.code, &found.subject, &found.message, repaired, advice)?;
+        finding(session, severity, &found.code, &found.subject, &found.message, repaired, advice)?;
     }
     let clean = report.is_clean() && mounts_clean;
     if session.output.is_json() {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use layer::LayerImage;
+use serde::{Deserialize, Serialize};
 
 use super::ImportedImage;
 
@@ -54,7 +55,7 @@ pub enum Event<'a> {
 }
 
 /// A layer, before it is read.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedLayer {
     /// What the archive calls it.
     pub label: String,
