@@ -3,14 +3,13 @@
 use std::fs::File;
 use std::io::Read;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
-use std::thread::{self, ScopedJoinHandle};
+use std::sync::mpsc::Receiver;
 
 use erofs::{Image, ImageWriter, Inode, Sink, WriterOptions};
 
 use crate::compression::Compression;
 use crate::digest::{Checksum, Digest};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::image_file::ImageFile;
 use crate::intake::Intake;
 use crate::layer_tree::{LayerTree, LowerLayers, Metadata, count_names};
@@ -18,9 +17,7 @@ use crate::overlay;
 use crate::parents::{
     ImageSource, Parents, copy_from_parents, directory_of_parents, symlink_of_parents,
 };
-use crate::pipeline::{
-    Chunk, ChunkReader, DEPTH, Measured, inflate, measure, read_blob, read_full,
-};
+use crate::pipeline::{self, Chunk, ChunkReader, read_full};
 use crate::progress::{Cancel, Progress};
 use crate::tar::{End, Reader};
 
@@ -87,57 +84,22 @@ pub fn write_layer_image(
     cancel: &Cancel,
 ) -> Result<LayerImage> {
     let mut first = [0; 4];
-    let length = read_full(&mut source, &mut first)
-        .map_err(|error| Error::io("cannot read the layer", error))?;
-    let first = &first[..length];
-    let compression = choose_compression(options.compression, Compression::sniff(first))?;
+    let (first, compression) = sniffed(&mut source, &mut first, options)?;
     let source = first.chain(source);
 
     let image_file = ImageFile::new(output);
     let mut writer = ImageWriter::new(image_file, WriterOptions::default())
         .map_err(|error| Error::erofs("cannot begin the layer image", error))?;
 
-    let plain_max = options.max_size.filter(|_| compression == Compression::None);
-    let (blob, tar, tree) = thread::scope(|scope| {
-        let (blob_sender, blob_receiver) = sync_channel(DEPTH);
-        let read = scope
-            .spawn(move || read_blob(source, &blob_sender, options, plain_max, progress, cancel));
-        let mut inflated = None;
-        let chunks = if compression == Compression::None {
-            blob_receiver
-        } else {
-            let (to_hash, hashed) = sync_channel(DEPTH);
-            let (to_parse, parsed) = sync_channel(DEPTH);
-            let input = ChunkReader::new(blob_receiver);
-            let outputs = [to_parse, to_hash];
-            let inflate =
-                scope.spawn(move || inflate(input, compression, outputs, options.max_size, cancel));
-            inflated = Some((inflate, scope.spawn(move || measure(&hashed))));
-            parsed
-        };
-        let taken = take_tar(chunks, &mut writer, options, cancel);
-
-        // The reason comes from the stage that is nearest to the source: what the others report is only that
-        // their input ended too soon.
-        let blob = joined(read)?;
-        let tar = match inflated {
-            Some((inflate, measure)) => {
-                let end = joined(inflate)?;
-                let tar = joined(measure);
-                end.map(|()| tar)
-            }
-            None => blob,
-        };
-        let taken = taken?;
-        let (Some(blob), Some(tar)) = (blob, tar) else {
-            return Err(Error::new(ErrorKind::Io, "the layer was not read to its end"));
-        };
-        check_digests(options, &blob, &tar)?;
+    let (blob, tar, tree) = {
+        let take = |chunks| take_tar(chunks, &mut writer, options, cancel);
+        let (blob, tar, taken) =
+            pipeline::run(source, compression, options, progress, cancel, take)?;
         if taken.end != Some(End::Marked) && options.digest.is_none() && options.diff_id.is_none() {
             return Err(Error::corrupt("the tar has no end mark and may be cut off").at(tar.size));
         }
-        Ok((blob, tar, taken.tree))
-    })?;
+        (blob, tar, taken.tree)
+    };
 
     let mut lower = Lower { parents, layers: None, writer: &mut writer };
     let tree = tree.finish(&mut lower)?;
@@ -160,6 +122,18 @@ pub fn write_layer_image(
     })
 }
 
+/// The first bytes of a blob, and how it is compressed.
+pub(crate) fn sniffed<'b>(
+    source: &mut impl Read,
+    buffer: &'b mut [u8; 4],
+    options: &LayerOptions,
+) -> Result<(&'b [u8], Compression)> {
+    let length = read_full(source, buffer.as_mut_slice())
+        .map_err(|error| Error::io("cannot read the layer", error))?;
+    let first = &buffer[..length];
+    Ok((first, choose_compression(options.compression, Compression::sniff(first))?))
+}
+
 /// The content has the last word where it has a known mark; a promised mark must be there.
 fn choose_compression(promised: Option<Compression>, found: Compression) -> Result<Compression> {
     match promised {
@@ -168,11 +142,6 @@ fn choose_compression(promised: Option<Compression>, found: Compression) -> Resu
         ),
         _ => Ok(found),
     }
-}
-
-/// The result of a stage; a panic goes on in this thread.
-fn joined<T>(stage: ScopedJoinHandle<'_, T>) -> T {
-    stage.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 struct Taken {
@@ -193,18 +162,6 @@ fn take_tar<S: Sink>(
     let end = tar.end();
     tar.into_inner().drain();
     Ok(Taken { tree: intake.into_tree(), end })
-}
-
-fn check_digests(options: &LayerOptions, blob: &Measured, tar: &Measured) -> Result<()> {
-    let check = |what: &str, promised: Option<Digest>, found: Digest| match promised {
-        Some(promised) if promised != found => Err(Error::new(
-            ErrorKind::DigestMismatch,
-            format!("the layer's {what} is {found}, not the promised {promised}"),
-        )),
-        _ => Ok(()),
-    };
-    check("digest", options.digest, blob.digest)?;
-    check("diffID", options.diff_id, tar.digest)
 }
 
 /// Namespace of the UUIDs of layer images; fixed for ever, since images must come out the same.

@@ -5,6 +5,7 @@
 //!
 //! ```text
 //!  blob ──▶ inflate ──▶ tar entries ──▶ tree + data ──▶ layer image     write_layer_image
+//!  blob ──▶ inflate ───────────────────────────────▶ layer image        write_native_image
 //!                                                             │
 //!  overlayfs upper directory ───────────────────────▶ layer image     write_directory_image
 //!                                                             │
@@ -41,6 +42,8 @@ mod image_file;
 mod intake;
 mod layer_image;
 mod layer_tree;
+#[cfg(target_os = "linux")]
+mod native;
 mod overlay;
 mod parents;
 mod path;
@@ -50,7 +53,7 @@ mod progress;
 mod side;
 mod tar;
 
-pub use compression::Compression;
+pub use compression::{Compression, Compressor, LayerFormat};
 #[cfg(target_os = "linux")]
 pub use diff::{DiffOptions, diff};
 pub use digest::{Checksum, Digest, Digester};
@@ -60,6 +63,8 @@ pub use error::{Error, ErrorKind, Result};
 pub use export::{LayerTar, write_layer_tar};
 pub use image_file::image_checksum;
 pub use layer_image::{LayerImage, LayerOptions, write_layer_image};
+#[cfg(target_os = "linux")]
+pub use native::write_native_image;
 pub use parents::{ImageSource, Parents};
 pub use progress::{Cancel, Progress};
 #[cfg(target_os = "linux")]

@@ -12,7 +12,8 @@
 
 use std::io::{self, BufRead, Read};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::{self, ScopedJoinHandle};
 
 use crate::compression::Compression;
 use crate::digest::{Digest, Digester};
@@ -20,10 +21,77 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::layer_image::LayerOptions;
 use crate::progress::{Cancel, Progress};
 
+/// Runs the stages over a blob: `take` gets the chunks of the tar in this thread. The result is what is known of the
+/// blob, of the tar, and what `take` made of it.
+pub(crate) fn run<T>(
+    source: impl Read + Send,
+    compression: Compression,
+    options: &LayerOptions,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+    take: impl FnOnce(Receiver<Chunk>) -> Result<T>,
+) -> Result<(Measured, Measured, T)> {
+    let plain_max = options.max_size.filter(|_| compression == Compression::None);
+    thread::scope(|scope| {
+        let (blob_sender, blob_receiver) = sync_channel(DEPTH);
+        let read = scope
+            .spawn(move || read_blob(source, &blob_sender, options, plain_max, progress, cancel));
+        let mut inflated = None;
+        let chunks = if compression == Compression::None {
+            blob_receiver
+        } else {
+            let (to_hash, hashed) = sync_channel(DEPTH);
+            let (to_parse, parsed) = sync_channel(DEPTH);
+            let input = ChunkReader::new(blob_receiver);
+            let outputs = [to_parse, to_hash];
+            let inflate =
+                scope.spawn(move || inflate(input, compression, outputs, options.max_size, cancel));
+            inflated = Some((inflate, scope.spawn(move || measure(&hashed))));
+            parsed
+        };
+        let taken = take(chunks);
+
+        // The reason comes from the stage that is nearest to the source: what the others report is only that
+        // their input ended too soon.
+        let blob = joined(read)?;
+        let tar = match inflated {
+            Some((inflate, measure)) => {
+                let end = joined(inflate)?;
+                let tar = joined(measure);
+                end.map(|()| tar)
+            }
+            None => blob,
+        };
+        let taken = taken?;
+        let (Some(blob), Some(tar)) = (blob, tar) else {
+            return Err(Error::new(ErrorKind::Io, "the layer was not read to its end"));
+        };
+        check_digests(options, &blob, &tar)?;
+        Ok((blob, tar, taken))
+    })
+}
+
+/// The result of a stage; a panic goes on in this thread.
+fn joined<T>(stage: ScopedJoinHandle<'_, T>) -> T {
+    stage.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn check_digests(options: &LayerOptions, blob: &Measured, tar: &Measured) -> Result<()> {
+    let check = |what: &str, promised: Option<Digest>, found: Digest| match promised {
+        Some(promised) if promised != found => Err(Error::new(
+            ErrorKind::DigestMismatch,
+            format!("the layer's {what} is {found}, not the promised {promised}"),
+        )),
+        _ => Ok(()),
+    };
+    check("digest", options.digest, blob.digest)?;
+    check("diffID", options.diff_id, tar.digest)
+}
+
 /// Length of a chunk: small enough that all chunks on the way stay in the processor's cache.
 pub(crate) const CHUNK: usize = 256 << 10;
 /// Chunks that may wait in one channel.
-pub(crate) const DEPTH: usize = 6;
+const DEPTH: usize = 6;
 
 pub(crate) type Chunk = Arc<Vec<u8>>;
 
@@ -64,7 +132,7 @@ pub(crate) struct Measured {
 pub(crate) type Ended<T> = Result<Option<T>>;
 
 /// Reads a blob to its end, hashes it, and sends it on.
-pub(crate) fn read_blob(
+fn read_blob(
     mut source: impl Read,
     chunks: &SyncSender<Chunk>,
     options: &LayerOptions,
@@ -106,7 +174,7 @@ pub(crate) fn read_blob(
 }
 
 /// Inflates a blob and sends the tar on to both receivers.
-pub(crate) fn inflate(
+fn inflate(
     input: ChunkReader,
     compression: Compression,
     outputs: [SyncSender<Chunk>; 2],
@@ -137,7 +205,7 @@ pub(crate) fn inflate(
 }
 
 /// Hashes all chunks until the channel closes.
-pub(crate) fn measure(chunks: &Receiver<Chunk>) -> Measured {
+fn measure(chunks: &Receiver<Chunk>) -> Measured {
     let mut digester = Digester::default();
     let mut size = 0;
     for chunk in chunks {
