@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use crate::db::Write;
+use crate::db::{Records, Write};
 use crate::error::{Error, ErrorKind, Result};
 use crate::layers::{LayerId, LayerRecord};
 use crate::scope::Scope;
-use crate::snapshot::{Kind, Scratch, Snapshot};
+use crate::snapshot::{DeferredLayer, Kind, Scratch, Snapshot};
 use crate::staging::Staging;
 
 impl Scope<'_> {
@@ -51,6 +51,61 @@ impl Scope<'_> {
         self.push_layer(write, snapshot, id)
     }
 
+    /// Keeps a layer's blob out of `staging` in the directory of the active snapshot `key`, for its commit to convert:
+    /// for a layer that depends on its parents, applied before they are known. It lies above what was applied before,
+    /// and nothing can be applied over it. Mounts do not show it. The same blob once more is success.
+    ///
+    /// # Errors
+    /// As [`apply_layer`](Self::apply_layer).
+    pub fn defer_layer(
+        &self,
+        key: &[u8],
+        staging: &Staging,
+        file: &str,
+        layer: DeferredLayer,
+    ) -> Result<Snapshot> {
+        let store = self.store;
+        if let Some(done) = self.deferred(&store.read()?, key, &layer)? {
+            return Ok(done);
+        }
+        let staged = store.stage_file(staging, file, layer.size)?;
+        sys::failpoint::hit("defer-synced");
+        let _kept = store.not_sweeping();
+        let mut write = store.write()?;
+        if let Some(done) = self.deferred(&write, key, &layer)? {
+            return Ok(done);
+        }
+        let mut snapshot = self.existing(&write, key)?;
+        let doing = || format!("keeping the layer applied to {}", snapshot.name());
+        sys::file::rename(&staged, &store.layout().deferred(snapshot.id))
+            .and_then(|()| {
+                sys::failpoint::hit("defer-renamed");
+                sys::file::sync_directory(&store.layout().snapshot(snapshot.id))
+            })
+            .map_err(|source| Error::sys(doing(), source))?;
+        snapshot.deferred = Some(layer);
+        write.put_snapshot(&snapshot, None)?;
+        write.commit()?;
+        sys::failpoint::hit("defer-done");
+        Ok(snapshot)
+    }
+
+    /// The snapshot if this layer is deferred in it already; `None` if it can be.
+    fn deferred(
+        &self,
+        records: &impl Records,
+        key: &[u8],
+        layer: &DeferredLayer,
+    ) -> Result<Option<Snapshot>> {
+        let snapshot = self.existing(records, key)?;
+        if snapshot.deferred.as_ref() == Some(layer) {
+            // Whatever lost the file, this is the same blob again.
+            let there = self.store.layout().deferred(snapshot.id).is_file();
+            return Ok(there.then_some(snapshot));
+        }
+        self.appliable(records, key).map(|_| None)
+    }
+
     fn push_layer(&self, mut write: Write, snapshot: Snapshot, id: &LayerId) -> Result<Snapshot> {
         let mut snapshot = snapshot;
         if snapshot.layers.first() != Some(id) {
@@ -64,7 +119,7 @@ impl Scope<'_> {
     }
 
     /// An active snapshot that a layer can be applied to.
-    fn appliable(&self, records: &impl crate::db::Records, key: &[u8]) -> Result<Snapshot> {
+    fn appliable(&self, records: &impl Records, key: &[u8]) -> Result<Snapshot> {
         let snapshot = self.existing(records, key)?;
         if snapshot.kind != Kind::Active {
             return Err(Error::precondition(format!(

@@ -1,16 +1,18 @@
 //! Commit: a scratch becomes a layer image, an active snapshot a committed one.
 
+use std::fs::File;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use layer::Cancel;
+use layer::{Cancel, LayerOptions};
 
 use crate::apply::is_empty;
+use crate::below::Below;
 use crate::db::Records;
 use crate::error::{Error, Result};
 use crate::layers::{LayerId, LayerRecord};
 use crate::scope::Scope;
-use crate::snapshot::{Kind, Labels, Scratch, Snapshot, Timestamp, shown};
+use crate::snapshot::{DeferredLayer, Kind, Labels, Scratch, Snapshot, Timestamp, shown};
 use crate::snapshots::{check_key, cleaned, parent_number};
 use crate::staging::Staging;
 
@@ -28,30 +30,37 @@ pub struct CommitOptions {
 }
 
 const IMAGE: &str = "layer.erofs";
+const DEFERRED: &str = "deferred.erofs";
 
 impl Scope<'_> {
-    /// Turns the active snapshot `key` into the committed snapshot `name` with the same number. The scratch is
-    /// converted to a layer image before anything is changed, so a commit that fails or is killed leaves the active
-    /// snapshot as it was, and can be tried again.
+    /// Turns the active snapshot `key` into the committed snapshot `name` with the same number. A deferred layer and
+    /// what was written to the scratch become layer images before anything is changed, so a commit that fails or is
+    /// killed leaves the active snapshot as it was, and can be tried again. Where layers were applied and nothing was
+    /// written over them, they are all that is committed.
     ///
     /// # Errors
-    /// In this order: `NotFound` for a missing key; `FailedPrecondition` if it is not active; `Invalid` for an empty
-    /// name; `AlreadyExists` for a taken one (also `key` itself); for a given parent `Invalid` if the snapshot has a
-    /// different one, `NotFound` if it is missing, `FailedPrecondition` if it is not committed. Then `Invalid` for
-    /// labels over the limit or an `upper` that is missing or not wanted; `NoSpace`, `Corrupt`, `Io`.
+    /// In this order: `NotFound` for a missing key; `FailedPrecondition` if it is not active; `Invalid` for an empty or
+    /// too long name; `AlreadyExists` for a taken one (also `key` itself); for a given parent `Invalid` if the snapshot
+    /// has a different one, `NotFound` if it is missing, `FailedPrecondition` if it is not committed. Then `Invalid` for
+    /// labels over the limit or an `upper` that is missing or not wanted; `FailedPrecondition` if the snapshot was
+    /// changed meanwhile; `NoSpace`, `Corrupt`, `Io`.
     pub fn commit(&self, name: &[u8], key: &[u8], options: &CommitOptions) -> Result<Snapshot> {
         let store = self.store;
         let labels = cleaned(options.labels.clone());
-        let active = self.committable(&store.read()?, name, key, options)?.active;
+        let read = store.read()?;
+        let Committable { active, parent, parent_number: number, .. } =
+            self.committable(&read, name, key, options)?;
         let labels = labels?;
-        let directory = store.layout().snapshot(active.id);
-        let staging = Staging::new(store.root())?;
-        let made = match self.upper_to_convert(&active, &directory, options.upper.as_deref()) {
-            Ok(None) => Ok(None),
-            Ok(Some(upper)) => convert(&upper, &staging, &options.cancel).map(Some),
-            Err(error) => Err(error),
+        let below = match active.deferred {
+            Some(_) => {
+                let above = Snapshot { parent, ..active.clone() };
+                Some(self.below_layer_of(&read, above)?)
+            }
+            None => None,
         };
-        let made = match made {
+        drop(read);
+        let staging = Staging::new(store.root())?;
+        let made = match self.make_layers(&active, below.as_ref(), &staging, options) {
             Ok(made) => made,
             // Removed or committed by another thread meanwhile: say that, not that a file is missing.
             Err(error) => {
@@ -59,27 +68,39 @@ impl Scope<'_> {
                 return Err(now.err().unwrap_or(error));
             }
         };
-        sys::failpoint::hit("commit-converted");
-        let staged = match &made {
-            Some((_, record)) => Some(store.stage_layer(&staging, IMAGE, record)?),
-            None => None,
-        };
 
         let kept = store.not_sweeping();
         let mut write = store.write()?;
         let again = self.committable(&write, name, key, options)?;
-        if again.active != active {
+        // Labels may have changed, but they are not inherited.
+        let changed = again.active.layers != active.layers
+            || again.active.deferred != active.deferred
+            || again.parent_number != number;
+        if changed {
             return Err(Error::precondition(format!(
                 "snapshot {} was changed while it was committed; try again",
                 active.name()
             )));
         }
         let Committable { active, parent, parent_number, old_parent_number } = again;
-        let mut layers = active.layers.clone();
-        if let (Some((id, record)), Some(staged)) = (made, staged) {
-            store.place_layer(&mut write, &staged, &id, &record)?;
-            layers.insert(0, id);
+        let mut layers = Vec::new();
+        for layer in made {
+            match layer.staged {
+                Some((staged, record)) => {
+                    store.place_layer(&mut write, &staged, &layer.id, &record)?;
+                }
+                None if !store.holds_layer(&write, &layer.id)? => {
+                    return Err(Error::precondition(format!(
+                        "layer {} was removed while snapshot {} was committed; try again",
+                        layer.id,
+                        active.name()
+                    )));
+                }
+                None => {}
+            }
+            layers.push(layer.id);
         }
+        layers.extend_from_slice(&active.layers);
         let now = Timestamp::now();
         let committed = Snapshot {
             key: name.to_vec(),
@@ -100,44 +121,93 @@ impl Scope<'_> {
         write.put_snapshot(&committed, parent_number)?;
         write.commit()?;
         sys::failpoint::hit("commit-done");
+        let grave = store.bury(&store.layout().snapshot(active.id));
         drop(kept);
-        store.discard(&directory);
+        if let Ok(Some(grave)) = grave {
+            sys::failpoint::hit("buried");
+            drop(grave.delete());
+        }
         Ok(committed)
     }
 
-    /// The upper directory that has to become a layer; `None` if nothing was written over the layers applied.
-    fn upper_to_convert(
+    /// The layers that a commit adds to those applied, top first: what was written, then what was deferred.
+    fn make_layers(
         &self,
         active: &Snapshot,
-        directory: &Path,
-        mounted: Option<&Path>,
-    ) -> Result<Option<PathBuf>> {
-        let upper = match (active.scratch, mounted) {
-            (Some(Scratch::Image { .. }), Some(upper)) => upper.to_owned(),
-            // Never formatted, so never mounted.
-            (Some(Scratch::Image { .. }), None)
-                if !active.layers.is_empty() && is_all_hole(&directory.join("scratch.img"))? =>
-            {
-                return Ok(None);
+        below: Option<&Below>,
+        staging: &Staging,
+        options: &CommitOptions,
+    ) -> Result<Vec<MadeLayer>> {
+        let store = self.store;
+        let directory = store.layout().snapshot(active.id);
+        let mut made = Vec::new();
+        if let Some(upper) = upper_to_convert(active, &directory, options.upper.as_deref())? {
+            let (id, record) = convert(&upper, staging, &options.cancel)?;
+            sys::failpoint::hit("commit-converted");
+            let staged = store.stage_layer(staging, IMAGE, &record)?;
+            made.push(MadeLayer { id, staged: Some((staged, record)) });
+        }
+        if let (Some(layer), Some(below)) = (&active.deferred, below) {
+            // Made for another snapshot already: kept until our transaction, and looked for after that is sure.
+            let id = below.layer_id(&layer.diff_id, true);
+            staging.pin(&id)?;
+            if store.has_layer(&id)? {
+                made.push(MadeLayer { id, staged: None });
+            } else {
+                let blob = store.layout().deferred(active.id);
+                let (id, record) = convert_deferred(&blob, layer, below, staging, &options.cancel)
+                    .map_err(|error| {
+                        let doing =
+                            format!("turning the layer applied to {} into an image", active.name());
+                        Error::caused(error.kind(), doing, error)
+                    })?;
+                sys::failpoint::hit("commit-converted");
+                let staged = store.stage_layer(staging, DEFERRED, &record)?;
+                made.push(MadeLayer { id, staged: Some((staged, record)) });
             }
-            (Some(Scratch::Image { .. }), None) => {
-                return Err(Error::invalid(format!(
-                    "snapshot {} writes to a disk image; committing it needs the mounted upper directory",
-                    active.name()
-                )));
-            }
-            (_, Some(upper)) => {
-                return Err(Error::invalid(format!(
-                    "snapshot {} writes to a directory of the store, not to {}",
-                    active.name(),
-                    upper.display()
-                )));
-            }
-            (_, None) => directory.join("fs"),
-        };
-        let applied = !active.layers.is_empty();
-        Ok(if applied && is_as_prepared(&upper)? { None } else { Some(upper) })
+        }
+        Ok(made)
     }
+}
+
+/// A layer for a commit to add.
+struct MadeLayer {
+    id: LayerId,
+    /// Its file, fsynced, and record; `None` if the store has it.
+    staged: Option<(PathBuf, LayerRecord)>,
+}
+
+/// The upper directory that has to become a layer; `None` if nothing was written over the layers applied.
+fn upper_to_convert(
+    active: &Snapshot,
+    directory: &Path,
+    mounted: Option<&Path>,
+) -> Result<Option<PathBuf>> {
+    let applied = !active.layers.is_empty() || active.deferred.is_some();
+    let upper = match (active.scratch, mounted) {
+        (Some(Scratch::Image { .. }), Some(upper)) => upper.to_owned(),
+        // Never formatted, so never mounted.
+        (Some(Scratch::Image { .. }), None)
+            if applied && is_all_hole(&directory.join("scratch.img"))? =>
+        {
+            return Ok(None);
+        }
+        (Some(Scratch::Image { .. }), None) => {
+            return Err(Error::invalid(format!(
+                "snapshot {} writes to a disk image; committing it needs the mounted upper directory",
+                active.name()
+            )));
+        }
+        (_, Some(upper)) => {
+            return Err(Error::invalid(format!(
+                "snapshot {} writes to a directory of the store, not to {}",
+                active.name(),
+                upper.display()
+            )));
+        }
+        (_, None) => directory.join("fs"),
+    };
+    Ok(if applied && is_as_prepared(&upper)? { None } else { Some(upper) })
 }
 
 /// A commit that passed the checks.
@@ -168,26 +238,32 @@ impl Scope<'_> {
         if records.snapshot(name)?.is_some() {
             return Err(Error::exists(format!("snapshot {} exists", shown(name))));
         }
-        let wanted = options.parent.as_deref().filter(|parent| !parent.is_empty());
-        let old_parent_number = parent_number(records, &active)?;
-        let Some(wanted) = wanted else {
-            return Ok(Committable {
-                parent: active.parent.clone(),
-                parent_number: old_parent_number,
-                old_parent_number,
-                active,
-            });
+        let (parent, parent_number) =
+            self.parent_to_be(records, &active, options.parent.as_deref())?;
+        let old_parent_number = match active.parent == parent {
+            true => parent_number,
+            false => None,
         };
-        match active.parent.as_deref() {
-            Some(parent) if parent != wanted => {
-                return Err(Error::invalid(format!(
-                    "snapshot {} is based on {}, it cannot be committed on {}",
-                    active.name(),
-                    shown(parent),
-                    shown(wanted)
-                )));
-            }
-            _ => {}
+        Ok(Committable { active, parent, parent_number, old_parent_number })
+    }
+
+    /// The parent, and its number, that an active snapshot will have when it is committed with the parent given.
+    pub(crate) fn parent_to_be(
+        &self,
+        records: &impl Records,
+        active: &Snapshot,
+        given: Option<&[u8]>,
+    ) -> Result<(Option<Vec<u8>>, Option<u64>)> {
+        let Some(wanted) = given.filter(|parent| !parent.is_empty()) else {
+            return Ok((active.parent.clone(), parent_number(records, active)?));
+        };
+        if let Some(parent) = active.parent.as_deref().filter(|parent| *parent != wanted) {
+            return Err(Error::invalid(format!(
+                "snapshot {} is based on {}, it cannot be committed on {}",
+                active.name(),
+                shown(parent),
+                shown(wanted)
+            )));
         }
         // The key is gone once the commit is done, so it cannot be its own parent.
         let parent =
@@ -201,12 +277,7 @@ impl Scope<'_> {
                 parent.kind
             )));
         }
-        Ok(Committable {
-            active,
-            parent: Some(parent.key),
-            parent_number: Some(parent.id),
-            old_parent_number,
-        })
+        Ok((Some(parent.key), Some(parent.id)))
     }
 }
 
@@ -229,6 +300,30 @@ fn convert(upper: &Path, staging: &Staging, cancel: &Cancel) -> Result<(LayerId,
         created: Timestamp::now(),
     };
     Ok((id, record))
+}
+
+/// Makes the layer image of a deferred layer on top of those below it.
+fn convert_deferred(
+    blob: &Path,
+    deferred: &DeferredLayer,
+    below: &Below,
+    staging: &Staging,
+    cancel: &Cancel,
+) -> Result<(LayerId, LayerRecord)> {
+    let doing = || format!("converting {}", blob.display());
+    let source = File::open(blob).map_err(|source| Error::io(doing(), source))?;
+    let output = staging.create(DEFERRED)?;
+    let options = LayerOptions {
+        compression: Some(deferred.compression),
+        digest: Some(deferred.digest),
+        size: Some(deferred.size),
+        diff_id: Some(deferred.diff_id),
+        max_size: Some(deferred.tar_size),
+    };
+    let image = layer::write_layer_image(source, &output, &options, Some(below), &(), cancel)
+        .map_err(|source| Error::layer(doing(), source))?;
+    let id = below.layer_id(&image.diff_id, image.depends_on_parents);
+    Ok((id, LayerRecord::of(&image)))
 }
 
 /// Whether an upper directory is as prepare made it: nothing in it, and nothing changed about the root.

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::images::ImageRecord;
-use crate::layers::{LayerId, LayerRecord};
+use crate::layers::{BLOBS_PER_LAYER, LayerId, LayerRecord};
 use crate::snapshot::{Snapshot, shown};
 
 /// Version of the tables and values below; a store of a higher version is refused. One of a lower version is read as it
@@ -27,6 +27,8 @@ const CHILDREN: Table = Table::new("children");
 const LAYERS: Table = Table::new("layers");
 const IMAGES: Table = Table::new("images");
 const BLOBS: Table = Table::new("blobs");
+/// Which layer a compressed blob gives; `LayerRecord::blobs` the other way round.
+const SOURCES: Table = Table::new("sources");
 
 const KEY_SCHEMA: &[u8] = b"schema";
 const KEY_SEQUENCE: &[u8] = b"sequence";
@@ -98,7 +100,7 @@ impl Database {
             let inner =
                 redb::Database::create(&unfinished).map_err(|source| failed(doing(), source))?;
             let mut write = Self(Inner::Writable(inner)).write()?;
-            for table in [META, SNAPSHOTS, CHILDREN, LAYERS, IMAGES, BLOBS] {
+            for table in [META, SNAPSHOTS, CHILDREN, LAYERS, IMAGES, BLOBS, SOURCES] {
                 write.transaction.open_table(table).map_err(|source| failed(doing(), source))?;
             }
             write.put(META, KEY_SCHEMA, &SCHEMA)?;
@@ -277,6 +279,17 @@ pub(crate) trait Records {
 
     fn layer(&self, id: &LayerId) -> Result<Option<LayerRecord>> {
         self.get(LAYERS, id.as_str().as_bytes())
+    }
+
+    /// The layer that a blob gives; a link that cannot be read is none.
+    fn layer_of_blob(&self, blob: &Digest) -> Result<Option<LayerId>> {
+        let id = self.get_bytes(SOURCES, &source(blob))?;
+        Ok(id.and_then(|id| std::str::from_utf8(&id).ok()?.parse().ok()))
+    }
+
+    /// All links from blobs to layers, as they are.
+    fn sources(&self) -> Result<Entries> {
+        self.scan(SOURCES, b"", usize::MAX)
     }
 
     fn layers(&self) -> Result<Vec<(LayerId, LayerRecord)>> {
@@ -460,12 +473,35 @@ impl Write {
         self.delete(CHILDREN, &link(parent, child)).map(drop)
     }
 
-    pub(crate) fn put_layer(&mut self, id: &LayerId, record: &LayerRecord) -> Result<()> {
-        self.put(LAYERS, id.as_str().as_bytes(), record)
+    /// Writes a layer's record, which forgets the oldest blobs over the limit.
+    pub(crate) fn put_layer(&mut self, id: &LayerId, mut record: LayerRecord) -> Result<()> {
+        let surplus = record.blobs.len().saturating_sub(BLOBS_PER_LAYER);
+        for forgotten in record.blobs.drain(..surplus) {
+            self.delete_source(&source(&forgotten), id.as_str().as_bytes())?;
+        }
+        self.put_sources(id, &record)?;
+        self.put(LAYERS, id.as_str().as_bytes(), &record)
     }
 
     pub(crate) fn delete_layer(&mut self, id: &LayerId) -> Result<()> {
+        for blob in self.layer(id)?.into_iter().flat_map(|record| record.blobs) {
+            self.delete_source(&source(&blob), id.as_str().as_bytes())?;
+        }
         self.delete(LAYERS, id.as_str().as_bytes()).map(drop)
+    }
+
+    /// Deletes the link from a blob to this layer; not one to another.
+    pub(crate) fn delete_source(&mut self, blob: &[u8], id: &[u8]) -> Result<()> {
+        if self.get_bytes(SOURCES, blob)?.as_deref() == Some(id) {
+            self.delete(SOURCES, blob)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the links from a layer's blobs to it.
+    pub(crate) fn put_sources(&mut self, id: &LayerId, record: &LayerRecord) -> Result<()> {
+        let id = id.as_str().as_bytes();
+        record.blobs.iter().try_for_each(|blob| self.put_bytes(SOURCES, &source(blob), id))
     }
 
     pub(crate) fn put_image(&mut self, image: &ImageRecord) -> Result<()> {
@@ -489,6 +525,11 @@ impl Write {
         sys::failpoint::hit("commit-metadata");
         self.transaction.commit().map_err(|source| failed("committing the metadata", source))
     }
+}
+
+/// A blob's key in [`SOURCES`].
+pub(crate) fn source(blob: &Digest) -> Vec<u8> {
+    blob.to_string().into_bytes()
 }
 
 fn link(parent: u64, child: u64) -> [u8; 16] {

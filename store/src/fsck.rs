@@ -2,12 +2,13 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read as _;
 use std::path::Path;
 
 use layer::Digest;
 use serde::{Deserialize, Serialize};
 
-use crate::db::{Read, Records as _};
+use crate::db::{Read, Records as _, source};
 use crate::error::{Error, ErrorKind, Result};
 use crate::images::ImageRecord;
 use crate::layers::{LayerId, LayerRecord};
@@ -189,7 +190,7 @@ impl Store {
         let read = self.read()?;
         let contents = read_all(&read, &mut report)?;
         self.check_snapshots(&read, &contents, options, &mut report)?;
-        self.check_layers(&contents, options, &mut report)?;
+        self.check_layers(&read, &contents, options, &mut report)?;
         check_images(&contents, &mut report);
         self.check_disk(&read, options, &mut report)?;
         Ok(report)
@@ -240,11 +241,19 @@ impl Store {
                         format!("it is a view and has the layer {id}"),
                     );
                 }
+                (Kind::Committed | Kind::View, _, _) if snapshot.deferred.is_some() => {
+                    report.error(
+                        "layer-unexpected",
+                        &subject,
+                        format!("it is {} and has a deferred layer", snapshot.kind),
+                    );
+                }
                 (Kind::Active, _, None) => {
                     report.error("scratch-unrecorded", &subject, "it is active and has no scratch");
                 }
                 _ => {}
             }
+            self.check_deferred(snapshot, options, report);
             let Some(parent) = &snapshot.parent else { continue };
             match contents.snapshots.get(parent) {
                 None => report
@@ -312,12 +321,54 @@ impl Store {
         Ok(())
     }
 
+    /// The blob of a deferred layer.
+    fn check_deferred(&self, snapshot: &Snapshot, options: FsckOptions, report: &mut FsckReport) {
+        let (Kind::Active, Some(deferred)) = (snapshot.kind, &snapshot.deferred) else { return };
+        let path = self.layout().deferred(snapshot.id);
+        let digest = || -> std::io::Result<Digest> {
+            let mut digester = layer::Digester::default();
+            let mut file = std::fs::File::open(&path)?;
+            let mut buffer = vec![0; 1 << 20];
+            loop {
+                match file.read(&mut buffer)? {
+                    0 => return Ok(digester.finish()),
+                    length => digester.update(&buffer[..length]),
+                }
+            }
+        };
+        let message = match path.metadata() {
+            Err(error) => format!("its deferred layer cannot be read: {error}"),
+            Ok(file) if file.len() != deferred.size => format!(
+                "its deferred layer is {} bytes long, {} when it was stored",
+                file.len(),
+                deferred.size
+            ),
+            Ok(_) if !options.checksums => return,
+            Ok(file) => {
+                report.bytes += file.len();
+                match digest() {
+                    Ok(digest) if digest == deferred.digest => return,
+                    Ok(digest) => format!(
+                        "its deferred layer has the digest {digest}, {} when it was stored",
+                        deferred.digest
+                    ),
+                    Err(error) => format!("its deferred layer cannot be read: {error}"),
+                }
+            }
+        };
+        report
+            .error("deferred-layer", format!("snapshot {}", snapshot.name()), message)
+            .advise("it cannot be committed any more; remove it and pull its image again");
+    }
+
     fn check_layers(
         &self,
+        read: &Read,
         contents: &Contents,
         options: FsckOptions,
         report: &mut FsckReport,
     ) -> Result<()> {
+        self.check_sources(read, contents, options, report)?;
         for (id, record) in &contents.layers {
             let Some((code, message)) = self.fault_of_layer(id, record, options, report) else {
                 continue;
@@ -332,6 +383,46 @@ impl Store {
                 advice = format!("set aside as {}; {advice}", aside.display());
             }
             report.error(code, format!("layer {id}"), message).advise(advice);
+        }
+        Ok(())
+    }
+
+    /// The table that leads from blobs to layers against the layers' own records.
+    fn check_sources(
+        &self,
+        read: &Read,
+        contents: &Contents,
+        options: FsckOptions,
+        report: &mut FsckReport,
+    ) -> Result<()> {
+        if report.findings.iter().any(|finding| finding.code == "record-unreadable") {
+            return Ok(());
+        }
+        let recorded: BTreeMap<Vec<u8>, Vec<u8>> = read.sources()?.into_iter().collect();
+        let of_layer = |(id, record): (&LayerId, &LayerRecord)| {
+            let id = id.as_str().as_bytes();
+            record.blobs.iter().map(|blob| (source(blob), id.to_vec())).collect::<Vec<_>>()
+        };
+        let expected: BTreeMap<Vec<u8>, Vec<u8>> =
+            contents.layers.iter().flat_map(of_layer).collect();
+        if recorded == expected {
+            return Ok(());
+        }
+        let finding = report.error(
+            "sources",
+            "metadata.redb",
+            "the links from blobs to layers do not fit the layers' records",
+        );
+        if options.repair {
+            let mut write = self.write()?;
+            for (blob, id) in &recorded {
+                write.delete_source(blob, id)?;
+            }
+            for (id, record) in &contents.layers {
+                write.put_sources(id, record)?;
+            }
+            write.commit()?;
+            finding.repaired("rebuilt from the records");
         }
         Ok(())
     }

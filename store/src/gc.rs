@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use layer::Digest;
 use serde::{Deserialize, Serialize};
 
+use crate::collect::Unneeded;
 use crate::error::Result;
 use crate::layers::LayerId;
 use crate::snapshot::{Kind, Snapshot};
 use crate::snapshots::parent_number;
-use crate::staging::pinned;
 use crate::store::Store;
 
 /// How to collect.
@@ -93,7 +93,7 @@ impl Store {
             garbage.items
         };
         for grave in graves {
-            drop(sys::file::remove_tree(&grave));
+            drop(grave.delete());
             sys::failpoint::hit("gc-removed");
         }
         if items.iter().any(|item| matches!(item.what, GcObject::Leftover(_))) {
@@ -147,19 +147,9 @@ impl Store {
                 });
             }
         }
-        let pinned = pinned(self.layout())?;
-        for (id, record) in records.layers()? {
-            if layers.contains(&id) {
-                continue;
-            }
-            let bytes = self.layer_usage(&id, record.image_size).size;
-            let kept = if in_use(&id) {
-                Some("no snapshot or image refers to it, but it is mounted")
-            } else if pinned.contains(&id.file_name()) {
-                Some("no snapshot or image refers to it yet, but a running import has pinned it")
-            } else {
-                None
-            };
+        let layers = layers.into_iter().cloned().collect();
+        for candidate in self.unneeded_layers(records, &layers, in_use)? {
+            let Unneeded { id, bytes, kept } = candidate;
             garbage.items.push(GcItem {
                 what: GcObject::Layer(id.clone()),
                 why: kept.unwrap_or("no snapshot or image refers to it").to_owned(),

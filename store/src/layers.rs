@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use layer::{Checksum, Digest};
+use layer::{Checksum, Digest, LayerImage};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::db::Records as _;
@@ -41,6 +41,11 @@ impl LayerId {
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether the image depends on nothing but the layer's tar.
+    pub fn is_of_diff(&self) -> bool {
+        self.0.starts_with("sha256:")
     }
 
     /// Name of its file in `layers/`; different for different ids.
@@ -123,6 +128,24 @@ pub struct LayerRecord {
     pub created: Timestamp,
 }
 
+impl LayerRecord {
+    /// The record of what was just made of a layer's blob.
+    pub fn of(image: &LayerImage) -> Self {
+        Self {
+            diff_id: Some(image.diff_id),
+            image_size: image.image_size,
+            checksum: image.checksum,
+            uuid: image.uuid,
+            tar_size: image.tar_size,
+            entries: image.entries,
+            hides_lower: image.hides_lower,
+            // The same blob gives another layer on another chain.
+            blobs: if image.depends_on_parents { Vec::new() } else { vec![image.digest] },
+            created: Timestamp::now(),
+        }
+    }
+}
+
 /// A layer of the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layer {
@@ -171,10 +194,9 @@ impl Store {
         let staged = self.stage_layer(staging, file, &record)?;
         let _kept = self.not_sweeping();
         let mut write = self.write()?;
-        if self.place_layer(&mut write, &staged, &id, &record)? {
-            write.commit()?;
-            sys::failpoint::hit("add-layer-done");
-        }
+        self.place_layer(&mut write, &staged, &id, &record)?;
+        write.commit()?;
+        sys::failpoint::hit("add-layer-done");
         Ok(id)
     }
 
@@ -185,27 +207,34 @@ impl Store {
         file: &str,
         record: &LayerRecord,
     ) -> Result<PathBuf> {
-        let staged = staging.path().join(file);
-        let doing = || format!("taking the layer image {}", staged.display());
-        let open = std::fs::File::open(&staged).map_err(|source| Error::io(doing(), source))?;
-        let length = open.metadata().map_err(|source| Error::io(doing(), source))?.len();
-        if length != record.image_size {
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                format!(
-                    "{} is {length} bytes long, its record says {}",
-                    staged.display(),
-                    record.image_size
-                ),
-            ));
-        }
-        sys::file::sync_file(&open, &staged).map_err(|source| Error::sys(doing(), source))?;
+        let staged = self.stage_file(staging, file, record.image_size)?;
         sys::failpoint::hit("layer-synced");
         Ok(staged)
     }
 
-    /// Renames a fsynced image into place and writes its record into `write`; false if the layer is already there.
-    /// An unrecorded file of that name is a leftover and is replaced.
+    /// Checks the length of a staged file and fsyncs it.
+    pub(crate) fn stage_file(
+        &self,
+        staging: &Staging,
+        file: &str,
+        promised: u64,
+    ) -> Result<PathBuf> {
+        let staged = staging.path().join(file);
+        let doing = || format!("taking the file {}", staged.display());
+        let open = std::fs::File::open(&staged).map_err(|source| Error::io(doing(), source))?;
+        let length = open.metadata().map_err(|source| Error::io(doing(), source))?.len();
+        if length != promised {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("{} is {length} bytes long, its record says {promised}", staged.display()),
+            ));
+        }
+        sys::file::sync_file(&open, &staged).map_err(|source| Error::sys(doing(), source))?;
+        Ok(staged)
+    }
+
+    /// Renames a fsynced image into place and writes its record into `write`; false if the layer is already there,
+    /// which then learns only the blobs that give it. An unrecorded file of that name is a leftover and is replaced.
     pub(crate) fn place_layer(
         &self,
         write: &mut db::Write,
@@ -214,8 +243,20 @@ impl Store {
         record: &LayerRecord,
     ) -> Result<bool> {
         let path = self.layout().layer(id);
+        let mut record = record.clone();
+        if !id.is_of_diff() {
+            // The same blob gives another layer on another chain.
+            record.blobs.clear();
+        }
         // A record without a file of that length: whatever lost the file, this is the same layer again.
-        if self.holds_layer(write, id)? {
+        if let Some(mut known) = write.layer(id)?.filter(|known| self.is_intact(id, known)) {
+            let before = known.blobs.len();
+            let new = record.blobs.iter().filter(|blob| !known.blobs.contains(blob));
+            let new: Vec<Digest> = new.copied().collect();
+            known.blobs.extend(new);
+            if known.blobs.len() > before {
+                write.put_layer(id, known)?;
+            }
             return Ok(false);
         }
         let doing = || format!("adding layer {id}");
@@ -226,6 +267,17 @@ impl Store {
         sys::failpoint::hit("layer-directory-synced");
         write.put_layer(id, record)?;
         Ok(true)
+    }
+
+    /// The layer that a (compressed) blob is known to give, if its image is in the store: it need not be read again.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Io`.
+    pub fn layer_of_blob(&self, blob: &Digest) -> Result<Option<Layer>> {
+        let read = self.read()?;
+        let Some(id) = read.layer_of_blob(blob)? else { return Ok(None) };
+        let record = read.layer(&id)?.filter(|record| self.is_intact(&id, record));
+        Ok(record.map(|record| self.located(id, record)))
     }
 
     /// A layer by id.

@@ -45,4 +45,9 @@ impl Layout {
     pub(crate) fn snapshot(&self, id: u64) -> PathBuf {
         self.snapshots().join(id.to_string())
     }
+
+    /// The blob of an active snapshot's deferred layer.
+    pub(crate) fn deferred(&self, id: u64) -> PathBuf {
+        self.snapshot(id).join("deferred")
+    }
 }

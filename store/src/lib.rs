@@ -13,6 +13,8 @@
 //! opening. The files, the tables and the crash model are drawn in `docs/store.md`.
 
 mod apply;
+mod below;
+mod collect;
 mod commit;
 mod db;
 mod error;
@@ -33,6 +35,8 @@ mod staging;
 mod store;
 mod sweep;
 
+pub use below::Below;
+pub use collect::Collected;
 pub use commit::CommitOptions;
 pub use db::SCHEMA;
 pub use error::{Error, ErrorKind, Result};

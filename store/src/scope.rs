@@ -1,10 +1,13 @@
 //! Which snapshots a caller sees.
 
+use crate::below::Below;
 use crate::commit::CommitOptions;
 use crate::db::Records;
 use crate::error::{Error, Result};
 use crate::layers::{Layer, LayerId, LayerRecord};
-use crate::snapshot::{Chain, Kind, Labels, Origin, Scratch, Snapshot, Usage, shown};
+use crate::snapshot::{
+    Chain, DeferredLayer, Kind, Labels, Origin, Scratch, Snapshot, Usage, shown,
+};
 use crate::staging::Staging;
 use crate::store::Store;
 
@@ -129,6 +132,28 @@ impl Store {
     /// As that.
     pub fn apply_known_layer(&self, key: &[u8], id: &LayerId) -> Result<Snapshot> {
         self.everything().apply_known_layer(key, id)
+    }
+
+    /// [`Scope::defer_layer`].
+    ///
+    /// # Errors
+    /// As that.
+    pub fn defer_layer(
+        &self,
+        key: &[u8],
+        staging: &Staging,
+        file: &str,
+        layer: DeferredLayer,
+    ) -> Result<Snapshot> {
+        self.everything().defer_layer(key, staging, file, layer)
+    }
+
+    /// [`Scope::below`].
+    ///
+    /// # Errors
+    /// As that.
+    pub fn below(&self, key: &[u8], parent: Option<&[u8]>) -> Result<Below> {
+        self.everything().below(key, parent)
     }
 
     /// [`Scope::commit`].

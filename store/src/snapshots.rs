@@ -394,7 +394,7 @@ impl Scope<'_> {
         // Off with useless waiting for the write transaction.
         self.existing(&self.store.read()?, key)?;
         // A sweep that has read the record would make the directory again after it is gone.
-        let _kept = self.store.not_sweeping();
+        let kept = self.store.not_sweeping();
         let mut write = self.store.write()?;
         let snapshot = self.existing(&write, key)?;
         if let Some(child) = write.child(snapshot.id)? {
@@ -420,7 +420,13 @@ impl Scope<'_> {
         write.delete_snapshot(&snapshot, parent)?;
         write.commit()?;
         sys::failpoint::hit("remove-committed");
-        self.store.discard(&self.store.layout().snapshot(snapshot.id));
+        let grave = self.store.bury(&self.store.layout().snapshot(snapshot.id));
+        drop(kept);
+        // What cannot be deleted is the next sweep's: the removal has happened.
+        if let Ok(Some(grave)) = grave {
+            sys::failpoint::hit("buried");
+            drop(grave.delete());
+        }
         Ok(())
     }
 
@@ -432,7 +438,8 @@ impl Scope<'_> {
         self.existing(&self.store.read()?, key)
     }
 
-    /// What a snapshot costs: stored for committed ones and views, added up now for active ones.
+    /// What a snapshot costs: stored for committed ones and views, added up now for active ones (the scratch, and what
+    /// was applied).
     ///
     /// # Errors
     /// `NotFound`, `Io`.
@@ -451,7 +458,14 @@ impl Scope<'_> {
             Error::sys(format!("adding up snapshot {}", snapshot.name()), source)
         })?;
         let applied = self.store.usage_of_layers(&read, &snapshot.layers)?;
-        Ok(Usage { size: usage.bytes + applied.size, inodes: usage.inodes + applied.inodes })
+        let deferred = match snapshot.deferred {
+            Some(deferred) => Usage { size: deferred.size, inodes: 1 },
+            None => Usage::default(),
+        };
+        Ok(Usage {
+            size: usage.bytes + applied.size + deferred.size,
+            inodes: usage.inodes + applied.inodes + deferred.inodes,
+        })
     }
 
     /// Changes labels. Without a mask (or with an empty one) all are replaced; a mask path is `labels` or

@@ -1,10 +1,11 @@
 //! Opening a store.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use sys::file::{Acquired, Lock};
@@ -44,6 +45,8 @@ pub struct Store {
     unnumbered: AtomicU64,
     /// Held for reading while a file or directory exists without its record, for writing while leftovers are swept.
     sweeping: RwLock<()>,
+    /// What threads of this process are deleting, under its new name: not a sweep's business.
+    graves: Mutex<BTreeSet<PathBuf>>,
     swept: Swept,
     // Last, so that it is released only after the database is closed.
     _lock: Lock,
@@ -116,6 +119,7 @@ impl Store {
             numbers: AtomicU64::new(0),
             unnumbered: AtomicU64::new(0),
             sweeping: RwLock::new(()),
+            graves: Mutex::default(),
             swept: Swept::default(),
             _lock: lock,
         };
@@ -170,6 +174,10 @@ impl Store {
 
     pub(crate) fn exclusively(&self) -> RwLockWriteGuard<'_, ()> {
         self.sweeping.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn graves(&self) -> MutexGuard<'_, BTreeSet<PathBuf>> {
+        self.graves.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The next snapshot number, written into `write`. It is spent even if `write` never commits.

@@ -55,12 +55,17 @@ impl Store {
     pub(crate) fn leftovers(&self, records: &impl Records, look_only: bool) -> Result<Leftovers> {
         let layout = self.layout();
         let mut found = Leftovers::default();
+        let being_deleted = self.graves();
         for name in listed(layout.root())? {
             if name.starts_with(REMOVED) {
                 found.highest = found.highest.max(number_in(&name));
-                found.dead.push(layout.root().join(name));
+                let path = layout.root().join(name);
+                if !being_deleted.contains(&path) {
+                    found.dead.push(path);
+                }
             }
         }
+        drop(being_deleted);
         for name in listed(&layout.staging())? {
             let path = layout.staging().join(&name);
             match claim(&path, look_only) {
@@ -88,6 +93,10 @@ impl Store {
             }
         }
         for snapshot in snapshots.into_values() {
+            let deferred = layout.deferred(snapshot.id);
+            if present.contains(&snapshot.id) && snapshot.deferred.is_none() && deferred.exists() {
+                found.orphans.push(deferred);
+            }
             if snapshot.kind != Kind::Committed
                 && !(present.contains(&snapshot.id)
                     && self.scratch_files(&snapshot).iter().all(|path| path.exists()))
@@ -118,41 +127,44 @@ impl Store {
     }
 
     pub(crate) fn sweep(&self) -> Result<Swept> {
-        // Every maker of files holds this lock for reading from its first file to its record.
-        let _alone = self.exclusively();
-        let read = self.read()?;
         let mut swept = Swept::default();
-        let found = match self.leftovers(&read, false) {
-            // What an unreadable record refers to would look like a leftover. The store opens, so that fsck and
-            // everything that does not need the record work.
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
-                swept.kept.push((self.layout().root().to_owned(), reason(&error)));
-                return Ok(swept);
+        let mut graves = Vec::new();
+        {
+            // Every maker of files holds this lock for reading from its first file to its record.
+            let _alone = self.exclusively();
+            let read = self.read()?;
+            let found = match self.leftovers(&read, false) {
+                // What an unreadable record refers to would look like a leftover. The store opens, so that fsck and
+                // everything that does not need the record work.
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    swept.kept.push((self.layout().root().to_owned(), reason(&error)));
+                    return Ok(swept);
+                }
+                found => found?,
+            };
+            // The numbers of leftovers were given out by transactions that never committed; they are spent.
+            if found.highest > read.sequence()? {
+                let mut write = self.write()?;
+                let sequence = write.sequence()?.max(found.highest);
+                write.put_sequence(sequence)?;
+                write.commit()?;
             }
-            found => found?,
-        };
-        // The numbers of leftovers were given out by transactions that never committed; they are spent.
-        if found.highest > read.sequence()? {
-            let mut write = self.write()?;
-            let sequence = write.sequence()?.max(found.highest);
-            write.put_sequence(sequence)?;
-            write.commit()?;
-        }
-        let mut dead: Vec<(PathBuf, PathBuf)> =
-            found.dead.iter().map(|path| (path.clone(), path.clone())).collect();
-        for path in &found.orphans {
-            match self.bury(path) {
-                Ok(Some(grave)) => dead.push((path.clone(), grave)),
-                Ok(None) => {}
-                Err(error) => swept.kept.push((path.clone(), reason(&error))),
+            graves.extend(found.dead.iter().map(|path| (path.clone(), self.grave(path.clone()))));
+            for path in &found.orphans {
+                match self.bury(path) {
+                    Ok(Some(grave)) => graves.push((path.clone(), grave)),
+                    Ok(None) => {}
+                    Err(error) => swept.kept.push((path.clone(), reason(&error))),
+                }
+            }
+            for snapshot in &found.incomplete {
+                self.make_scratch(&self.layout().snapshot(snapshot.id), snapshot)?;
+                swept.restored.push(self.layout().snapshot(snapshot.id));
             }
         }
-        for snapshot in &found.incomplete {
-            self.make_scratch(&self.layout().snapshot(snapshot.id), snapshot)?;
-            swept.restored.push(self.layout().snapshot(snapshot.id));
-        }
-        for (shown, path) in dead {
-            match sys::file::remove_tree(&path) {
+        // With their new names they are nobody's: others need not wait for their end.
+        for (shown, grave) in graves {
+            match grave.delete() {
                 Ok(()) => swept.removed.push(shown),
                 Err(error) => swept.kept.push((shown, reason(&Error::sys("removing it", error)))),
             }
@@ -162,9 +174,11 @@ impl Store {
 
     /// Renames a file or directory for deletion, so that it is gone under its old name at once. `None` if it was not
     /// there.
-    pub(crate) fn bury(&self, path: &Path) -> Result<Option<PathBuf>> {
+    pub(crate) fn bury(&self, path: &Path) -> Result<Option<Grave<'_>>> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let mut grave = self.layout().root().join(format!("{REMOVED}{name}"));
+        // Nobody else looks for a free name, or takes this one for a leftover, meanwhile.
+        let mut graves = self.graves();
         for attempt in 1..=u32::MAX {
             if grave.symlink_metadata().is_err() {
                 break;
@@ -172,10 +186,18 @@ impl Store {
             grave = self.layout().root().join(format!("{REMOVED}{name}-{attempt}"));
         }
         match sys::file::rename(path, &grave) {
-            Ok(()) => Ok(Some(grave)),
+            Ok(()) => {
+                graves.insert(grave.clone());
+                Ok(Some(Grave { store: self, path: grave }))
+            }
             Err(error) if error.io_kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Error::sys(format!("removing {}", path.display()), error)),
         }
+    }
+
+    fn grave(&self, path: PathBuf) -> Grave<'_> {
+        self.graves().insert(path.clone());
+        Grave { store: self, path }
     }
 
     /// Deletes what [`bury`](Self::bury) renamed. What cannot be deleted now is left to the next sweep: the metadata
@@ -183,8 +205,27 @@ impl Store {
     pub(crate) fn discard(&self, path: &Path) {
         if let Ok(Some(grave)) = self.bury(path) {
             sys::failpoint::hit("buried");
-            drop(sys::file::remove_tree(&grave));
+            drop(grave.delete());
         }
+    }
+}
+
+/// Something renamed for deletion, which only we delete. What is not deleted when this goes is the next sweep's.
+#[derive(Debug)]
+pub(crate) struct Grave<'s> {
+    store: &'s Store,
+    path: PathBuf,
+}
+
+impl Grave<'_> {
+    pub(crate) fn delete(self) -> sys::Result<()> {
+        sys::file::remove_tree(&self.path)
+    }
+}
+
+impl Drop for Grave<'_> {
+    fn drop(&mut self) {
+        self.store.graves().remove(&self.path);
     }
 }
 

@@ -12,7 +12,6 @@ use super::plan::{Existing, Node, Plan, chain_id};
 use super::{Event, ImportOptions, Progress};
 use crate::error::{Error, ErrorKind, Result};
 use crate::layers::{LayerId, LayerRecord};
-use crate::snapshot::Timestamp;
 use crate::staging::Staging;
 
 /// How often a thread that waits for a layer below looks whether it should stop.
@@ -176,17 +175,7 @@ impl Work<'_> {
         };
         let elapsed = start.elapsed();
         self.progress.report(&Event::LayerConverted { layer: index, image: &image, elapsed });
-        let record = LayerRecord {
-            diff_id: Some(image.diff_id),
-            image_size: image.image_size,
-            checksum: image.checksum,
-            uuid: image.uuid,
-            tar_size: image.tar_size,
-            entries: image.entries,
-            hides_lower: image.hides_lower,
-            blobs: if image.depends_on_parents { Vec::new() } else { vec![image.digest] },
-            created: Timestamp::now(),
-        };
+        let record = LayerRecord::of(&image);
         let existing = Existing { id, record, path };
         Ok(Layer { existing, staged: Some(name), image: Some(image), reused: false, elapsed })
     }

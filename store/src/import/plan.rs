@@ -7,6 +7,7 @@ use layer::Digest;
 use layer::archive::{ArchiveLayer, Document, Platform};
 
 use super::{ImportOptions, Opened, PlannedLayer, check_platform};
+pub(super) use crate::below::chain_id;
 use crate::error::{Error, ErrorKind, Result};
 use crate::images::ImageRecord;
 use crate::layers::{LayerId, LayerRecord};
@@ -285,12 +286,4 @@ fn find(store: &Store, chain: Option<Digest>, diff_id: Option<Digest>) -> Result
         }
     }
     Ok(None)
-}
-
-/// The chainID of a layer on a chain (OCI image-spec, "Layer ChainID").
-pub(super) fn chain_id(below: Option<Digest>, diff_id: Digest) -> Digest {
-    match below {
-        None => diff_id,
-        Some(below) => Digest::of(format!("{below} {diff_id}").as_bytes()),
-    }
 }
