@@ -2,6 +2,8 @@
 //! bytes. The layout is drawn in `docs/store.md`.
 
 use std::path::Path;
+use std::sync::{PoisonError, RwLock, TryLockError};
+use std::time::{Duration, Instant};
 
 use layer::Digest;
 use redb::{ReadableDatabase, ReadableTable, TableDefinition, TableError};
@@ -36,12 +38,16 @@ const KEY_SEQUENCE: &[u8] = b"sequence";
 /// Length of the cache of pages; the whole database of a busy host is a few MiB.
 const CACHE: usize = 8 << 20;
 
+/// How long a check of the file's structure waits for a moment without transactions.
+const QUIET: Duration = Duration::from_secs(10);
+
 /// An open database.
 #[derive(Debug)]
 pub(crate) struct Database(Inner);
 
 enum Inner {
-    Writable(redb::Database),
+    /// Locked for writing only by a check of the file's structure, which needs it without transactions.
+    Writable(RwLock<redb::Database>),
     ReadOnly(redb::ReadOnlyDatabase),
 }
 
@@ -99,7 +105,7 @@ impl Database {
             sys::file::remove_tree(&unfinished).map_err(|source| Error::sys(doing(), source))?;
             let inner =
                 redb::Database::create(&unfinished).map_err(|source| failed(doing(), source))?;
-            let mut write = Self(Inner::Writable(inner)).write()?;
+            let mut write = Self(Inner::Writable(RwLock::new(inner))).write()?;
             for table in [META, SNAPSHOTS, CHILDREN, LAYERS, IMAGES, BLOBS, SOURCES] {
                 write.transaction.open_table(table).map_err(|source| failed(doing(), source))?;
             }
@@ -114,7 +120,7 @@ impl Database {
             .set_cache_size(CACHE)
             .open(path)
             .map_err(|source| failed(doing(), source))?;
-        let database = Self(Inner::Writable(inner));
+        let database = Self(Inner::Writable(RwLock::new(inner)));
         if database.check_schema(path)? < SCHEMA {
             let mut write = database.write()?;
             write.put(META, KEY_SCHEMA, &SCHEMA)?;
@@ -132,13 +138,35 @@ impl Database {
         Ok(found)
     }
 
-    /// Whether the file's own structure was in order; what can be repaired is.
-    pub(crate) fn check_integrity(&mut self) -> Result<bool> {
-        match &mut self.0 {
-            Inner::Writable(database) => database
-                .check_integrity()
-                .map_err(|source| failed("checking the structure of the metadata", source)),
-            Inner::ReadOnly(_) => Ok(true),
+    /// Whether the file's own structure was in order; what can be repaired is. Waits for a moment without
+    /// transactions of other threads.
+    pub(crate) fn check_integrity(&self) -> Result<bool> {
+        let Inner::Writable(database) = &self.0 else { return Ok(true) };
+        let deadline = Instant::now() + QUIET;
+        loop {
+            // Never waited for: those who come to read meanwhile would wait behind, perhaps inside the transaction
+            // that has to end first.
+            let checked = match database.try_write() {
+                Ok(mut database) => database.check_integrity(),
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().check_integrity(),
+                Err(TryLockError::WouldBlock) => Err(redb::DatabaseError::TransactionInProgress),
+            };
+            match checked {
+                Err(redb::DatabaseError::TransactionInProgress) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                Err(redb::DatabaseError::TransactionInProgress) => {
+                    return Err(Error::new(
+                        ErrorKind::Busy,
+                        "checking the structure of the metadata: the store was never at rest",
+                    ));
+                }
+                other => {
+                    return other.map_err(|source| {
+                        failed("checking the structure of the metadata", source)
+                    });
+                }
+            }
         }
     }
 
@@ -165,7 +193,9 @@ impl Database {
 
     pub(crate) fn read(&self) -> Result<Read> {
         let transaction = match &self.0 {
-            Inner::Writable(database) => database.begin_read(),
+            Inner::Writable(database) => {
+                database.read().unwrap_or_else(PoisonError::into_inner).begin_read()
+            }
             Inner::ReadOnly(database) => database.begin_read(),
         };
         Ok(Read {
@@ -179,6 +209,8 @@ impl Database {
         match &self.0 {
             Inner::Writable(database) => Ok(Write {
                 transaction: database
+                    .read()
+                    .unwrap_or_else(PoisonError::into_inner)
                     .begin_write()
                     .map_err(|source| failed("starting to write the metadata", source))?,
             }),

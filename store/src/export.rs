@@ -2,13 +2,27 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::path::PathBuf;
 
 use erofs::Image;
 use layer::archive::{Document, LayoutImage, WrittenLayout, write_layout};
 use layer::{Cancel, Compression};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::store::Store;
+
+/// What an image is made of, where it is: enough for another process to open it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ExportPlan {
+    reference: String,
+    config: Vec<u8>,
+    layers: Vec<LayerPath>,
+}
+
+/// An image file of a layer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct LayerPath(#[serde(with = "crate::name::path")] PathBuf);
 
 /// An image of the store, with its layers' files open: it can be written after the store was closed, and whatever is
 /// removed from the store meanwhile.
@@ -25,6 +39,14 @@ impl Store {
     /// # Errors
     /// `NotFound` if there is no such image, `Corrupt` if its config or a layer is missing or damaged, `Io`.
     pub fn export(&self, reference: &str) -> Result<Export> {
+        self.plan_export(reference)?.open()
+    }
+
+    /// Looks up what an image is made of.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such image, `Corrupt` if its config or a layer is missing, `Io`.
+    pub fn plan_export(&self, reference: &str) -> Result<ExportPlan> {
         let Some(image) = self.image(reference)? else {
             return Err(Error::not_found(format!("image {reference:?} is not in the store")));
         };
@@ -36,14 +58,28 @@ impl Store {
         let mut layers = Vec::new();
         for id in &image.layers {
             let layer = self.layer(id)?.ok_or_else(|| damaged(format!("layer {id} is missing")))?;
-            let doing = || format!("opening {}", layer.path.display());
-            let file = File::open(&layer.path).map_err(|error| Error::io(doing(), error))?;
+            layers.push(LayerPath(layer.path));
+        }
+        Ok(ExportPlan { reference: image.reference, config, layers })
+    }
+}
+
+impl ExportPlan {
+    /// Opens the layers.
+    ///
+    /// # Errors
+    /// `NotFound` or `Corrupt` if a layer's file is missing or damaged, `Io`.
+    pub fn open(self) -> Result<Export> {
+        let mut layers = Vec::new();
+        for LayerPath(path) in &self.layers {
+            let doing = || format!("opening {}", path.display());
+            let file = File::open(path).map_err(|error| Error::io(doing(), error))?;
             let image = Image::open(file)
                 .map_err(|error| Error::caused(crate::ErrorKind::Corrupt, doing(), error))?;
             layers.push(image);
         }
-        let config = Document::new("application/vnd.oci.image.config.v1+json", config);
-        Ok(Export { names: vec![image.reference], config, layers })
+        let config = Document::new("application/vnd.oci.image.config.v1+json", self.config);
+        Ok(Export { names: vec![self.reference], config, layers })
     }
 }
 

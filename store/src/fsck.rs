@@ -166,11 +166,11 @@ impl Contents {
 impl Store {
     /// Checks everything: the database's structure, records and the links between them, layer images, scratch
     /// directories, blobs, images, leftovers. Nothing is changed unless a repair is asked for; a repair drops
-    /// nothing that still has a meaning.
+    /// nothing that still has a meaning. Other threads may go on using the store.
     ///
     /// # Errors
     /// `ReadOnly` for a repair of a store opened for reading, `Corrupt` if the database itself cannot be read, `Io`.
-    pub fn fsck(&mut self, options: FsckOptions) -> Result<FsckReport> {
+    pub fn fsck(&self, options: FsckOptions) -> Result<FsckReport> {
         if options.repair && self.is_read_only() {
             return Err(Error::new(
                 ErrorKind::ReadOnly,
@@ -373,6 +373,10 @@ impl Store {
             let Some((code, message)) = self.fault_of_layer(id, record, options, report) else {
                 continue;
             };
+            // Removed by another thread meanwhile.
+            if self.layer(id)?.is_none() {
+                continue;
+            }
             let mut advice = contents.advice_for(id);
             let path = self.layout().layer(id);
             if options.repair && code != "layer-unreadable" && path.exists() {
@@ -486,7 +490,8 @@ impl Store {
         }
         let found = {
             let _alone = self.exclusively();
-            self.leftovers(read, true)?
+            // What other threads did since the records were read is no leftover.
+            self.leftovers(&self.read()?, true)?
         };
         let swept = if options.repair { self.cleanup()? } else { crate::Swept::default() };
         // Opening made these again, but what they held is lost.

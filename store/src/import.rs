@@ -21,6 +21,7 @@ mod tests;
 use std::fmt;
 use std::io::Read;
 use std::num::NonZeroUsize;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -150,13 +151,78 @@ pub fn import(
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<Vec<ImportedImage>> {
+    perform(&Target::Root(root), sources, options, progress, cancel)
+}
+
+/// As [`import`], into a store that is open and stays so.
+///
+/// # Errors
+/// As [`import`], but for those of [`Store::open`].
+pub fn import_into(
+    store: &Store,
+    sources: Vec<Source>,
+    options: &ImportOptions,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<Vec<ImportedImage>> {
+    perform(&Target::Open(store), sources, options, progress, cancel)
+}
+
+/// Where to import to.
+enum Target<'a> {
+    /// The store of this directory, which is open only while its metadata is needed.
+    Root(&'a Path),
+    Open(&'a Store),
+}
+
+/// A store that is open for now.
+enum Access<'a> {
+    Own(Box<Store>),
+    Given(&'a Store),
+}
+
+impl Target<'_> {
+    fn root(&self) -> &Path {
+        match self {
+            Self::Root(root) => root,
+            Self::Open(store) => store.root(),
+        }
+    }
+
+    fn open(&self, wait: Duration) -> Result<Access<'_>> {
+        Ok(match self {
+            Self::Root(root) => {
+                let options = OpenOptions { wait, ..OpenOptions::default() };
+                Access::Own(Box::new(Store::open(root, options)?))
+            }
+            Self::Open(store) => Access::Given(store),
+        })
+    }
+}
+
+impl Deref for Access<'_> {
+    type Target = Store;
+
+    fn deref(&self) -> &Store {
+        match self {
+            Self::Own(store) => store,
+            Self::Given(store) => store,
+        }
+    }
+}
+
+fn perform(
+    target: &Target<'_>,
+    sources: Vec<Source>,
+    options: &ImportOptions,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<Vec<ImportedImage>> {
     let references = options.references.iter().map(|name| canonical_reference(name));
     let references = references.collect::<Result<Vec<_>>>()?;
     check_platform(options.platform.as_ref())?;
-    let open = || {
-        let wait = options.wait;
-        Store::open(root, OpenOptions { wait, ..OpenOptions::default() })
-    };
+    let root = target.root();
+    let open = || target.open(options.wait);
     let staging = match Staging::new(root) {
         // There is no store: opening makes one.
         Err(error) if error.kind() == ErrorKind::NotFound => {

@@ -40,7 +40,7 @@ pub use collect::Collected;
 pub use commit::CommitOptions;
 pub use db::SCHEMA;
 pub use error::{Error, ErrorKind, Result};
-pub use export::Export;
+pub use export::{Export, ExportPlan};
 pub use fsck::{Finding, FsckOptions, FsckReport, Severity};
 pub use gc::{GcItem, GcObject, GcOptions};
 pub use images::{BLOB_LIMIT, ImageRecord};

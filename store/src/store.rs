@@ -151,7 +151,7 @@ impl Store {
         self.database.is_read_only()
     }
 
-    pub(crate) fn check_integrity(&mut self) -> Result<bool> {
+    pub(crate) fn check_integrity(&self) -> Result<bool> {
         self.database.check_integrity()
     }
 

@@ -205,7 +205,7 @@ fn a_kill_at_any_failpoint_leaves_before_or_after() {
                 if comparable(&state(&open(&root).unwrap())) == comparable(&before) {
                     (case.act)(&root);
                 }
-                let mut store = open(&root).unwrap();
+                let store = open(&root).unwrap();
                 assert_eq!(
                     comparable(&state(&store)),
                     comparable(&after),
@@ -244,7 +244,7 @@ fn comparable(state: &[String]) -> Vec<String> {
 }
 
 fn recovered(what: &str, root: &Path, before: &[String], after: &[String], numbers: &[u64]) {
-    let mut store = open(root).unwrap();
+    let store = open(root).unwrap();
     assert!(store.swept().kept.is_empty(), "{what}: {:?}", store.swept());
     assert!(
         store.swept().restored.is_empty(),
@@ -355,13 +355,13 @@ fn a_scratch_lost_to_a_power_cut_is_made_again_empty() {
     let active = store.stat(b"active").unwrap();
     drop(store);
     std::fs::remove_dir_all(root.join(format!("snapshots/{}", active.id))).unwrap();
-    let mut store = open(&root).unwrap();
+    let store = open(&root).unwrap();
     assert_eq!(store.swept().restored, [root.join(format!("snapshots/{}", active.id))]);
     assert!(upper(&store, &active).is_dir());
     // What it held is gone, and fsck says so although there is nothing left to do.
     let report = store.fsck(FsckOptions::default()).unwrap();
     let lost = &report.findings[..];
-    assert_eq!((lost.len(), lost[0].code), (1, "scratch-missing"), "{lost:?}");
+    assert_eq!((lost.len(), &*lost[0].code), (1, "scratch-missing"), "{lost:?}");
     assert_eq!(lost[0].subject, "snapshot active");
     assert!(report.is_clean());
 }

@@ -261,7 +261,7 @@ fn records_that_contradict_each_other_are_found_and_left_alone() {
 
     tamper(&root, TABLE_SNAPSHOTS, b"damaged", |_| Some(b"{".to_vec()));
     std::fs::create_dir(root.join("snapshots/99")).unwrap();
-    let mut store = open(&root).unwrap();
+    let store = open(&root).unwrap();
     assert!(root.join("snapshots/99").exists(), "nothing is swept while a record cannot be read");
     assert_eq!(store.swept().kept.len(), 1);
     assert!(store.stat(b"orphan").is_ok());
@@ -323,7 +323,6 @@ fn leftovers_and_lost_scratches_are_repaired() {
     let Fixture { store, directory } = Fixture::fast();
     let root = directory.path().join("root");
     let active = prepare(&store, "a", "").unwrap();
-    let mut store = store;
     std::fs::create_dir(root.join("snapshots/77")).unwrap();
     std::fs::remove_dir(root.join(format!("snapshots/{}/work", active.id))).unwrap();
     let found = store.fsck(FsckOptions::default()).unwrap();
@@ -357,4 +356,29 @@ fn the_exported_metadata_is_stable() {
         (r#""(image_size|size)": \d+,\n(\s+)"(inodes|tar_size|uuid)"#, "\"$1\": \"[size]\",\n$2\"$3"),
         (r#""inodes": 1,\n(\s+)"size": \d+"#, "\"inodes\": 1,\n$1\"size\": \"[size]\""),
     ] }, { insta::assert_snapshot!("metadata", text) });
+}
+
+#[test]
+fn a_check_goes_on_beside_other_threads() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory.path().join("root")).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0..2000_u32 {
+                let key = number.to_string();
+                let labels = store::Labels::new();
+                store.prepare(key.as_bytes(), None, labels, store::Scratch::Directory).unwrap();
+                store.remove(key.as_bytes()).unwrap();
+                if done.load(std::sync::atomic::Ordering::Relaxed) {
+                    break;
+                }
+            }
+        });
+        for repair in [false, true, false, true] {
+            let options = FsckOptions { repair, ..FsckOptions::default() };
+            assert_eq!(store.fsck(options).unwrap().findings, []);
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
 }

@@ -87,7 +87,7 @@ fn a_store_opened_for_reading_answers_and_changes_nothing() {
     std::fs::create_dir(root.join("rm-left")).unwrap();
     let before = (tree(&root), std::fs::read(root.join("metadata.redb")).unwrap());
     let reading = || Store::open(&root, OpenOptions { read_only: true, ..no_wait() });
-    let mut store = reading().unwrap();
+    let store = reading().unwrap();
     let other = reading().unwrap();
     assert_eq!(store.stat(b"base").unwrap(), base);
     assert_eq!(other.list(&[]).unwrap(), [base]);
@@ -251,7 +251,7 @@ fn threads_prepare_and_remove_at_once() {
     numbers.dedup();
     assert_eq!(numbers.len(), 6 * 7 + 20 + 20 + 1, "every number once");
     drop(store);
-    let mut store = open(&directory.path().join("root")).unwrap();
+    let store = open(&directory.path().join("root")).unwrap();
     assert!(store.swept().is_empty(), "{:?}", store.swept());
     assert!(store.fsck(FsckOptions::default()).unwrap().is_clean());
 }

@@ -95,7 +95,7 @@ fn release_dead_snapshots(host: &Host, store: &Store) -> Result<()> {
 pub(crate) fn fsck(session: &mut Session, args: &FsckArgs) -> Result<ExitCode> {
     // Mounts are brought in line below, and what was out of line is reported.
     session.host.settle_containers()?;
-    let mut store = match args.repair {
+    let store = match args.repair {
         true => session.host.existing_store()?,
         false => session.host.store_to_read()?,
     };
