@@ -22,6 +22,8 @@ pub(crate) struct Journal {
     /// Bytes of the file that `state` contains.
     read: u64,
     state: State,
+    /// Length at which the next attempt to rewrite it is worth its while.
+    compact_at: u64,
 }
 
 /// A journal shorter than this is never rewritten.
@@ -30,7 +32,8 @@ const COMPACT_FROM: u64 = 16 << 10;
 impl Journal {
     pub(crate) fn new(path: PathBuf, boot: String, namespace: u64) -> Self {
         let header = Header { version: VERSION, boot, namespace };
-        Self { path, header, file: None, read: 0, state: State::default() }
+        let state = State::default();
+        Self { path, header, file: None, read: 0, state, compact_at: COMPACT_FROM }
     }
 
     pub(crate) fn state(&self) -> &State {
@@ -82,6 +85,7 @@ impl Journal {
     fn replay(&mut self, text: &[u8]) -> Result<()> {
         let mut rest = text;
         let mut taken = self.read;
+        let mut outdated = false;
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
             let (line, tail) = (&rest[..end], &rest[end + 1..]);
             let json = check_line(line);
@@ -91,6 +95,7 @@ impl Journal {
                 if !self.is_ours(&header)? {
                     return self.start_new();
                 }
+                outdated = header.version < VERSION;
             } else {
                 let record = json.and_then(|json| serde_json::from_slice::<Record>(json).ok());
                 match record {
@@ -110,6 +115,11 @@ impl Journal {
         if !rest.is_empty() {
             let Some(file) = &self.file else { return Ok(()) };
             file.set_len(taken).map_err(|error| self.failed("truncate", error))?;
+        }
+        if outdated {
+            // Older programs that still run notice the new file, and refuse it by its version.
+            let text = self.shortest();
+            self.replace(&text)?;
         }
         Ok(())
     }
@@ -170,21 +180,29 @@ impl Journal {
         Ok(())
     }
 
-    /// Rewrites a journal that is mostly history.
+    /// Rewrites a journal that is mostly history. What that costs is proportional to the state, so it is not
+    /// looked at again before the journal has grown in proportion too.
     pub(crate) fn compact(&mut self) -> Result<()> {
-        if self.read < COMPACT_FROM {
+        if self.read < self.compact_at {
             return Ok(());
         }
-        let mut text = Vec::new();
-        write_line(&mut text, &self.header);
-        let records = self.state.records();
-        for record in &records {
-            write_line(&mut text, record);
-        }
-        if (text.len() as u64) * 4 > self.read {
+        let text = self.shortest();
+        let length = text.len() as u64;
+        self.compact_at = COMPACT_FROM.max(length * 4);
+        if self.read < self.compact_at {
             return Ok(());
         }
         self.replace(&text)
+    }
+
+    /// The shortest journal with this state.
+    fn shortest(&self) -> Vec<u8> {
+        let mut text = Vec::new();
+        write_line(&mut text, &self.header);
+        for record in &self.state.records() {
+            write_line(&mut text, record);
+        }
+        text
     }
 
     fn start_new(&mut self) -> Result<()> {
@@ -270,6 +288,7 @@ mod tests {
             image: PathBuf::from("/images/a b"),
             uuid: [7; 16],
             scratch: false,
+            mapping: None,
         }
     }
 
@@ -367,6 +386,52 @@ mod tests {
         newer.catch_up().unwrap();
         let error = open(directory.path(), "boot").catch_up().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NewerVersion);
+    }
+
+    #[test]
+    fn an_older_journal_is_taken_over() {
+        // As version 1 wrote it: no field is missing to it, and none is new.
+        let directory = tempfile::tempdir().unwrap();
+        let mut older = open(directory.path(), "boot");
+        older.header.version = 1;
+        older.catch_up().unwrap();
+        older.append(vec![volume("a"), mounted("a")]).unwrap();
+        let state = older.state().clone();
+        let mut ours = open(directory.path(), "boot");
+        ours.catch_up().unwrap();
+        assert_eq!(ours.state(), &state);
+        let text = std::fs::read_to_string(path_in(directory.path())).unwrap();
+        assert!(text.lines().next().unwrap().contains("\"version\":2"), "{text}");
+        ours.append(vec![volume("b")]).unwrap();
+        let mut third = open(directory.path(), "boot");
+        third.catch_up().unwrap();
+        assert_eq!(names(&third), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_journal_of_much_state_is_not_written_again_and_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut journal = open(directory.path(), "boot");
+        journal.catch_up().unwrap();
+        let mut rewritten = 0;
+        for index in 0..2000 {
+            let holder = Holder::new(HolderKind::Snapshot, format!("snapshot {index}"));
+            let volumes = vec![VolumeId("a".into())];
+            let before = journal.read;
+            journal.append(vec![Record::Hold { holder, volumes, since: 3 }]).unwrap();
+            journal.compact().unwrap();
+            rewritten += usize::from(journal.read < before);
+        }
+        assert_eq!(rewritten, 0, "there is no history to drop");
+        assert!(journal.compact_at > journal.read);
+        for index in 0..20_000 {
+            let name = format!("snapshot {index}");
+            journal.append(vec![Record::Release { kind: HolderKind::Snapshot, name }]).unwrap();
+            let before = journal.read;
+            journal.compact().unwrap();
+            rewritten += usize::from(journal.read < before);
+        }
+        assert!((1..200).contains(&rewritten), "{rewritten}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use sys::{MountEntry, MountTable};
 use crate::journal::Journal;
 use crate::record::{Identity, Record};
 use crate::rootfs::detach;
+use crate::volume::Place;
 use crate::volumes::{Undone, take_down};
 use crate::{Error, ErrorKind, Holder, Registry, Result};
 
@@ -114,14 +115,14 @@ impl Pass<'_> {
     fn volumes(&mut self) -> Result<()> {
         let table = read_table()?;
         let state = self.journal.state();
-        let held: BTreeSet<_> = state.held().into_iter().cloned().collect();
+        let idle = state.idle().clone();
         for (id, volume) in state.volumes.clone() {
-            let mount_point = self.registry.mount_point(&id, volume.scratch);
+            let mount_point = self.registry.mount_point(&id, volume.place);
             let shown = format!("volume {id} of {}", volume.layer);
             let there = volume.done.is_some_and(|done| {
                 table.entries().iter().any(|entry| is_at(entry, &mount_point, done.identity))
             });
-            if there && held.contains(&id) {
+            if there && !idle.contains(&id) {
                 continue;
             }
             // An overlay that somebody else made of it goes on without the volume's mount, but the next holder
@@ -178,7 +179,7 @@ impl Pass<'_> {
         let by_target = state.targets.keys().any(|path| entry.mount_point.starts_with(path));
         by_target
             || state.volumes.iter().any(|(id, volume)| {
-                let mount_point = self.registry.mount_point(id, volume.scratch);
+                let mount_point = self.registry.mount_point(id, volume.place);
                 entry.mount_point.starts_with(&mount_point)
             })
     }
@@ -189,10 +190,10 @@ impl Pass<'_> {
         let known: BTreeSet<PathBuf> = state
             .volumes
             .iter()
-            .map(|(id, volume)| self.registry.mount_point(id, volume.scratch))
+            .map(|(id, volume)| self.registry.mount_point(id, volume.place))
             .collect();
-        for parent in ["v", "s"] {
-            let parent = self.registry.run_dir().join(parent);
+        for place in Place::ALL {
+            let parent = self.registry.run_dir().join(place.directory());
             let failed = |error| Error::io(format!("cannot list {}", parent.display()), error);
             let entries = match std::fs::read_dir(&parent) {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,

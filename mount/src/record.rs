@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Holder, HolderKind, TargetKind, VolumeId};
+use crate::{Holder, HolderKind, IdMapping, TargetKind, VolumeId};
 
 /// First line of a journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,7 +18,14 @@ pub(crate) struct Header {
 }
 
 /// Version of the journal's lines that this code writes.
-pub(crate) const VERSION: u32 = 1;
+///
+/// | version | since | adds |
+/// | --- | --- | --- |
+/// | 1 | 0.1 | |
+/// | 2 | 0.2 | `mapping` of volumes, activations |
+///
+/// A journal of an older version is read, and written anew as this one before anything is added to it.
+pub(crate) const VERSION: u32 = 2;
 
 /// Which mount it is, once it is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +57,9 @@ pub(crate) enum Record {
         image: PathBuf,
         uuid: [u8; 16],
         scratch: bool,
+        /// The owners that it shows instead of the image's: it is a clone of that layer's volume.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mapping: Option<IdMapping>,
     },
     /// It is mounted.
     Mounted {

@@ -11,9 +11,11 @@ use sys::MountWatch;
 
 use crate::journal::{self, Journal};
 use crate::record::Record;
+use crate::volume::Place;
 use crate::volumes::{Volumes, Wanted};
 use crate::{
-    Backing, Error, ErrorKind, Holder, MountedTarget, Result, ScratchDirs, Volume, VolumeId,
+    Backing, Error, ErrorKind, Holder, IdMapping, MountedTarget, Result, ScratchDirs, Volume,
+    VolumeId,
 };
 
 /// Everything that Plywood has mounted on this host, by run directory.
@@ -98,6 +100,28 @@ impl Registry {
         Ok(ids.iter().map(|id| self.layer_mount_point(id)).collect())
     }
 
+    /// As [`Self::hold`], with the files' owners shifted by `mapping`: for containers in user namespaces. The
+    /// volumes are clones of the layers' own, which are held too, and shared by all who want the same mapping.
+    /// The upper directory has to belong to the mapped root ([`ScratchDirs::give_to`]).
+    ///
+    /// # Errors
+    /// `NotSupported` if the kernel cannot map the owners of EROFS (before Linux 5.19); those of
+    /// [`Self::hold`].
+    pub fn hold_mapped(
+        &self,
+        layers: &[Layer],
+        mapping: &IdMapping,
+        holder: &Holder,
+    ) -> Result<Vec<PathBuf>> {
+        let mapped = layers.iter().map(|layer| Wanted::mapped(layer, mapping));
+        // Each after the layer's own volume, of which it is made.
+        let wanted: Vec<Wanted> = layers.iter().map(Wanted::layer).chain(mapped).collect();
+        let mut locked = self.locked()?;
+        let ids = self.hold_volumes(&mut locked, &wanted, holder)?;
+        let mapped = ids.iter().skip(layers.len());
+        Ok(mapped.map(|id| self.mount_point(id, Place::Mapped)).collect())
+    }
+
     /// Mounts the scratch image of `chain` for `holder`, making its file system on first use, and gives its
     /// directories; those of a directory scratch are given as they are.
     ///
@@ -128,9 +152,14 @@ impl Registry {
         let mut volumes = Volumes::new(self, &mut locked.journal);
         volumes.ensure(wanted)?;
         let ids: Vec<VolumeId> = wanted.iter().map(|wanted| wanted.id.clone()).collect();
-        let hold =
-            Record::Hold { holder: holder.clone(), volumes: ids.clone(), since: unix_time_now() };
-        volumes.finish(vec![hold])?;
+        let hold = match volumes.state().holds_all(holder, &ids) {
+            true => Vec::new(),
+            false => {
+                let (holder, volumes) = (holder.clone(), ids.clone());
+                vec![Record::Hold { holder, volumes, since: unix_time_now() }]
+            }
+        };
+        volumes.finish(hold)?;
         sys::failpoint::hit("held");
         locked.journal.compact()?;
         Ok(ids)
@@ -143,13 +172,36 @@ impl Registry {
     /// Those of the journal. A volume that is in use stays, and the next release or reconcile tries again.
     pub fn release(&self, holder: &Holder) -> Result<Vec<VolumeId>> {
         let mut locked = self.locked()?;
-        if !locked.journal.state().holds.contains_key(&(holder.kind, holder.name.clone())) {
+        if !locked.end_hold(holder)? {
             return Ok(Vec::new());
         }
-        let release = Record::Release { kind: holder.kind, name: holder.name.clone() };
-        locked.journal.append(vec![release])?;
         sys::failpoint::hit("released");
-        let dropped = Volumes::new(self, &mut locked.journal).drop_unheld(Vec::new())?;
+        let dropped = Volumes::new(self, &mut locked.journal).drop_idle()?;
+        locked.journal.compact()?;
+        Ok(dropped)
+    }
+
+    /// Ends everything that `holder` holds, as [`Self::release`] does, but leaves the volumes mounted for the next
+    /// who wants them, until [`Self::trim`] (or somebody's release, or reconcile). `false` if it held nothing.
+    /// A snapshot that lives for a moment then costs no mounts.
+    ///
+    /// # Errors
+    /// Those of the journal.
+    pub fn let_go(&self, holder: &Holder) -> Result<bool> {
+        let mut locked = self.locked()?;
+        let held = locked.end_hold(holder)?;
+        sys::failpoint::hit("released");
+        locked.journal.compact()?;
+        Ok(held)
+    }
+
+    /// Unmounts the volumes that nobody holds, and tells which.
+    ///
+    /// # Errors
+    /// Those of the journal. A volume that is in use stays.
+    pub fn trim(&self) -> Result<Vec<VolumeId>> {
+        let mut locked = self.locked()?;
+        let dropped = Volumes::new(self, &mut locked.journal).drop_idle()?;
         locked.journal.compact()?;
         Ok(dropped)
     }
@@ -185,16 +237,16 @@ impl Registry {
     }
 
     pub(crate) fn layer_mount_point(&self, id: &VolumeId) -> PathBuf {
-        self.mount_point(id, false)
+        self.mount_point(id, Place::Layer)
     }
 
-    /// Where a volume is mounted: layers below `v`, scratch images below `s`.
-    pub(crate) fn mount_point(&self, id: &VolumeId, scratch: bool) -> PathBuf {
-        self.run.join(if scratch { "s" } else { "v" }).join(id.as_str())
+    /// Where a volume is mounted.
+    pub(crate) fn mount_point(&self, id: &VolumeId, place: Place) -> PathBuf {
+        self.run.join(place.directory()).join(id.as_str())
     }
 
     pub(crate) fn scratch_dirs(&self, id: &VolumeId) -> ScratchDirs {
-        let mount_point = self.mount_point(id, true);
+        let mount_point = self.mount_point(id, Place::Scratch);
         ScratchDirs {
             upper: mount_point.join(crate::scratch::UPPER),
             work: mount_point.join(crate::scratch::WORK),
@@ -262,6 +314,19 @@ impl Registry {
 pub(crate) struct Locked<'a> {
     lock: &'a File,
     pub(crate) journal: MutexGuard<'a, Journal>,
+}
+
+impl Locked<'_> {
+    /// Writes that `holder` holds nothing any more; `false` if it held nothing.
+    fn end_hold(&mut self, holder: &Holder) -> Result<bool> {
+        let key = (holder.kind, holder.name.clone());
+        if !self.journal.state().holds.contains_key(&key) {
+            return Ok(false);
+        }
+        let (kind, name) = key;
+        self.journal.append(vec![Record::Release { kind, name }])?;
+        Ok(true)
+    }
 }
 
 impl Drop for Locked<'_> {

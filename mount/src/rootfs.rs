@@ -10,7 +10,7 @@ use crate::record::{Identity, Record};
 use crate::registry::unix_time_now;
 use crate::state::TargetState;
 use crate::volumes::{Volumes, Wanted, detached_identity, identity_at};
-use crate::{Error, ErrorKind, Holder, Registry, Result, TargetKind, VolumeId, image};
+use crate::{Error, ErrorKind, Holder, IdMapping, Registry, Result, TargetKind, VolumeId, image};
 
 /// How [`Registry::mount_chain`] mounts.
 #[derive(Debug, Clone, Default)]
@@ -26,6 +26,20 @@ pub struct ScratchDirs {
     pub upper: PathBuf,
     /// The overlay's work directory.
     pub work: PathBuf,
+}
+
+impl ScratchDirs {
+    /// Makes the root of the container's user namespace own its root directory, as overlayfs shows the upper
+    /// directory's owner there.
+    ///
+    /// # Errors
+    /// Those of `chown(2)`.
+    pub fn give_to(&self, mapping: &IdMapping) -> Result<()> {
+        let (uid, gid) = mapping.root();
+        std::os::unix::fs::lchown(&self.upper, Some(uid), Some(gid)).map_err(|error| {
+            Error::io(format!("cannot give {} to {uid}:{gid}", self.upper.display()), error)
+        })
+    }
 }
 
 /// A mount that is ready to be attached at a target.
@@ -202,9 +216,8 @@ impl Registry {
             volumes.finish(vec![intention])?;
             sys::failpoint::hit("target-intended");
             if let Err(error) = image::attach(&ready.mount, target) {
-                let path = target.to_owned();
                 drop(ready.mount);
-                volumes.drop_unheld(vec![Record::Detached { path }])?;
+                volumes.drop_target(target)?;
                 return Err(error);
             }
             sys::failpoint::hit("target-attached");
@@ -238,7 +251,7 @@ impl Registry {
         let Some(known) = volumes.state().targets.get(&target).cloned() else { return Ok(false) };
         let was_there = detach(&target, &known)?;
         sys::failpoint::hit("target-unmounted");
-        volumes.drop_unheld(vec![Record::Detached { path: target }])?;
+        volumes.drop_target(&target)?;
         locked.journal.compact()?;
         Ok(was_there)
     }

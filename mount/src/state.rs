@@ -1,10 +1,11 @@
 //! What the journal's records add up to.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
 
 use crate::record::{Identity, Record};
-use crate::{Holder, HolderKind, TargetKind, VolumeId};
+use crate::volume::Place;
+use crate::{Holder, HolderKind, IdMapping, TargetKind, VolumeId};
 
 /// A volume that exists or was going to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,7 +13,8 @@ pub(crate) struct VolumeState {
     pub(crate) layer: String,
     pub(crate) image: PathBuf,
     pub(crate) uuid: [u8; 16],
-    pub(crate) scratch: bool,
+    pub(crate) place: Place,
+    pub(crate) mapping: Option<IdMapping>,
     /// `None`: intended, and whoever intended it is dead or is us.
     pub(crate) done: Option<Done>,
 }
@@ -52,6 +54,10 @@ pub(crate) struct State {
     pub(crate) volumes: BTreeMap<VolumeId, VolumeState>,
     pub(crate) targets: BTreeMap<PathBuf, TargetState>,
     pub(crate) holds: BTreeMap<(HolderKind, String), HoldState>,
+    /// How many holds and targets name each volume, so that no call has to look at all of them.
+    uses: HashMap<VolumeId, usize>,
+    /// Volumes that none names.
+    idle: BTreeSet<VolumeId>,
 }
 
 impl State {
@@ -59,8 +65,13 @@ impl State {
     /// for its meaning, since reconciling compares it with the kernel anyway.
     pub(crate) fn apply(&mut self, record: Record) {
         match record {
-            Record::Volume { id, layer, image, uuid, scratch } => {
-                self.volumes.insert(id, VolumeState { layer, image, uuid, scratch, done: None });
+            Record::Volume { id, layer, image, uuid, scratch, mapping } => {
+                let place = Place::of(scratch, mapping.is_some());
+                if !self.uses.contains_key(&id) {
+                    self.idle.insert(id.clone());
+                }
+                let volume = VolumeState { layer, image, uuid, place, mapping, done: None };
+                self.volumes.insert(id, volume);
             }
             Record::Mounted { id, identity, loop_device, since } => {
                 if let Some(volume) = self.volumes.get_mut(&id) {
@@ -69,6 +80,7 @@ impl State {
             }
             Record::Gone { id } => {
                 self.volumes.remove(&id);
+                self.idle.remove(&id);
             }
             Record::Target {
                 path,
@@ -93,7 +105,12 @@ impl State {
                     since,
                     attached,
                 };
-                self.targets.insert(path, target);
+                for id in &target.volumes {
+                    self.add_use(id);
+                }
+                if let Some(before) = self.targets.insert(path, target) {
+                    self.drop_uses(&before.volumes);
+                }
             }
             Record::Attached { path } => {
                 if let Some(target) = self.targets.get_mut(&path) {
@@ -101,7 +118,9 @@ impl State {
                 }
             }
             Record::Detached { path } => {
-                self.targets.remove(&path);
+                if let Some(before) = self.targets.remove(&path) {
+                    self.drop_uses(&before.volumes);
+                }
             }
             Record::Hold { holder, volumes, since } => {
                 let key = (holder.kind, holder.name.clone());
@@ -111,12 +130,68 @@ impl State {
                     since,
                 });
                 hold.holder = holder;
-                hold.volumes.extend(volumes);
+                let new: Vec<VolumeId> =
+                    volumes.into_iter().filter(|id| hold.volumes.insert(id.clone())).collect();
+                for id in &new {
+                    self.add_use(id);
+                }
             }
             Record::Release { kind, name } => {
-                self.holds.remove(&(kind, name));
+                if let Some(before) = self.holds.remove(&(kind, name)) {
+                    self.drop_uses(&before.volumes);
+                }
             }
         }
+    }
+
+    fn add_use(&mut self, id: &VolumeId) {
+        if let Some(uses) = self.uses.get_mut(id) {
+            *uses += 1;
+            return;
+        }
+        self.uses.insert(id.clone(), 1);
+        self.idle.remove(id);
+    }
+
+    fn drop_uses<'a>(&mut self, ids: impl IntoIterator<Item = &'a VolumeId>) {
+        for id in ids {
+            let Some(uses) = self.uses.get_mut(id) else { continue };
+            *uses -= 1;
+            if *uses == 0 {
+                self.uses.remove(id);
+                if self.volumes.contains_key(id) {
+                    self.idle.insert(id.clone());
+                }
+            }
+        }
+    }
+
+    /// Whether `holder` holds all of `volumes` already, as it is.
+    pub(crate) fn holds_all(&self, holder: &Holder, volumes: &[VolumeId]) -> bool {
+        // The tuple of a map's key cannot be borrowed from parts.
+        let hold = self.holds.get(&(holder.kind, holder.name.clone()));
+        hold.is_some_and(|hold| {
+            hold.holder == *holder && volumes.iter().all(|id| hold.volumes.contains(id))
+        })
+    }
+
+    /// Volumes that nobody holds and no target needs.
+    pub(crate) fn idle(&self) -> &BTreeSet<VolumeId> {
+        &self.idle
+    }
+
+    /// Volumes that would be idle without the target at `path`.
+    pub(crate) fn idle_without(&self, path: &Path) -> Vec<VolumeId> {
+        let mut idle: BTreeSet<&VolumeId> = self.idle.iter().collect();
+        if let Some(target) = self.targets.get(path) {
+            for id in &target.volumes {
+                let own = target.volumes.iter().filter(|other| *other == id).count();
+                if self.uses.get(id) == Some(&own) && self.volumes.contains_key(id) {
+                    idle.insert(id);
+                }
+            }
+        }
+        idle.into_iter().cloned().collect()
     }
 
     /// The shortest journal of this state.
@@ -128,7 +203,8 @@ impl State {
                 layer: volume.layer.clone(),
                 image: volume.image.clone(),
                 uuid: volume.uuid,
-                scratch: volume.scratch,
+                scratch: volume.place == Place::Scratch,
+                mapping: volume.mapping.clone(),
             });
             if let Some(Done { identity, loop_device, since }) = volume.done {
                 records.push(Record::Mounted { id: id.clone(), identity, loop_device, since });
@@ -159,12 +235,6 @@ impl State {
             });
         }
         records
-    }
-
-    /// Volumes that somebody holds or that a target needs.
-    pub(crate) fn held(&self) -> BTreeSet<&VolumeId> {
-        let holds = self.holds.values().flat_map(|hold| &hold.volumes);
-        holds.chain(self.targets.values().flat_map(|target| &target.volumes)).collect()
     }
 
     /// Everybody who keeps volume `id`, each once, in order of kind and name.

@@ -6,6 +6,7 @@ use std::sync::PoisonError;
 use store::{Chain, ScratchPaths};
 
 use crate::state::State;
+use crate::volume::Place;
 use crate::volumes::{Wanted, identity_at};
 use crate::{Error, Registry, Result, Volume, VolumeId};
 
@@ -75,10 +76,11 @@ impl Registry {
             id: id.clone(),
             layer: volume.layer.clone(),
             image: volume.image.clone(),
-            mountpoint: self.mount_point(id, volume.scratch),
+            mountpoint: self.mount_point(id, volume.place),
             uuid: volume.uuid,
             loop_device: done.loop_device.map(crate::image::loop_path),
-            scratch: volume.scratch,
+            scratch: volume.place == Place::Scratch,
+            mapping: volume.mapping.clone(),
             holders: state.holders(id),
             since: crate::registry::time_of(done.since),
         })

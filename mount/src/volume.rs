@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Holder;
+use crate::{Holder, IdMapping};
 
 /// Name of a volume: 16 hexadecimal digits, the start of the SHA-256 of the layer's id (or of the scratch
 /// image's path).
@@ -27,10 +27,41 @@ impl fmt::Display for VolumeId {
     }
 }
 
+/// Where in the run directory a volume is mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// A layer image.
+    Layer,
+    /// A scratch image.
+    Scratch,
+    /// A layer with the owners of a mapping.
+    Mapped,
+}
+
+impl Place {
+    pub(crate) const ALL: [Self; 3] = [Self::Layer, Self::Scratch, Self::Mapped];
+
+    pub(crate) fn of(scratch: bool, mapped: bool) -> Self {
+        match (scratch, mapped) {
+            (true, _) => Self::Scratch,
+            (false, true) => Self::Mapped,
+            (false, false) => Self::Layer,
+        }
+    }
+
+    pub(crate) fn directory(self) -> &'static str {
+        match self {
+            Self::Layer => "v",
+            Self::Scratch => "s",
+            Self::Mapped => "m",
+        }
+    }
+}
+
 /// An image file that is mounted once for everybody.
 #[derive(Debug, Clone)]
 pub struct Volume {
-    /// Name below `<run>/v`.
+    /// Name below `<run>/v`, `<run>/m` or `<run>/s`.
     pub id: VolumeId,
     /// The layer's id in the store; for a scratch image its path.
     pub layer: String,
@@ -44,6 +75,8 @@ pub struct Volume {
     pub loop_device: Option<PathBuf>,
     /// A writable scratch image, not a layer.
     pub scratch: bool,
+    /// The mapping through which it shows the owners of files, if any: then it is a clone of the layer's volume.
+    pub mapping: Option<IdMapping>,
     /// Everybody who keeps it mounted, in order of name.
     pub holders: Vec<Holder>,
     /// When it was mounted.

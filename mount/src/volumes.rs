@@ -11,7 +11,8 @@ use crate::journal::Journal;
 use crate::record::{Identity, Record};
 use crate::registry::{make_directory, unix_time_now};
 use crate::state::State;
-use crate::{Error, ErrorKind, Registry, Result, VolumeId, image, scratch};
+use crate::volume::Place;
+use crate::{Error, ErrorKind, IdMapping, Registry, Result, VolumeId, image, scratch};
 
 /// A volume that somebody wants mounted.
 #[derive(Debug, Clone)]
@@ -26,6 +27,7 @@ pub(crate) struct Wanted {
 enum Sort {
     Layer { uuid: [u8; 16] },
     Scratch { size: u64 },
+    Mapped { uuid: [u8; 16], base: VolumeId, mapping: IdMapping },
 }
 
 impl Wanted {
@@ -35,6 +37,21 @@ impl Wanted {
             layer: layer.id.as_str().to_owned(),
             image: layer.path.clone(),
             sort: Sort::Layer { uuid: layer.record.uuid },
+        }
+    }
+
+    /// A clone of a layer's volume with other owners.
+    pub(crate) fn mapped(layer: &Layer, mapping: &IdMapping) -> Self {
+        let text = format!("mapped:{}:{mapping}", layer.id.as_str());
+        Self {
+            id: volume_id(text.as_bytes()),
+            layer: layer.id.as_str().to_owned(),
+            image: layer.path.clone(),
+            sort: Sort::Mapped {
+                uuid: layer.record.uuid,
+                base: volume_id(layer.id.as_str().as_bytes()),
+                mapping: mapping.clone(),
+            },
         }
     }
 
@@ -52,21 +69,27 @@ impl Wanted {
         })
     }
 
-    fn is_scratch(&self) -> bool {
-        matches!(self.sort, Sort::Scratch { .. })
+    fn place(&self) -> Place {
+        match self.sort {
+            Sort::Layer { .. } => Place::Layer,
+            Sort::Scratch { .. } => Place::Scratch,
+            Sort::Mapped { .. } => Place::Mapped,
+        }
     }
 
     fn record(&self) -> Record {
-        let uuid = match self.sort {
-            Sort::Layer { uuid } => uuid,
-            Sort::Scratch { .. } => [0; 16],
+        let (uuid, mapping) = match &self.sort {
+            Sort::Layer { uuid } => (*uuid, None),
+            Sort::Scratch { .. } => ([0; 16], None),
+            Sort::Mapped { uuid, mapping, .. } => (*uuid, Some(mapping.clone())),
         };
         Record::Volume {
             id: self.id.clone(),
             layer: self.layer.clone(),
             image: self.image.clone(),
             uuid,
-            scratch: self.is_scratch(),
+            scratch: self.place() == Place::Scratch,
+            mapping,
         }
     }
 }
@@ -176,12 +199,12 @@ impl<'a> Volumes<'a> {
     pub(crate) fn is_mounted(&self, id: &VolumeId) -> Result<bool> {
         let Some(volume) = self.journal.state().volumes.get(id) else { return Ok(false) };
         let Some(done) = volume.done else { return Ok(false) };
-        let path = self.registry.mount_point(id, volume.scratch);
+        let path = self.registry.mount_point(id, volume.place);
         Ok(identity_at(&path)?.is_some_and(|found| found == done.identity))
     }
 
     fn make(&mut self, wanted: &Wanted) -> Result<()> {
-        let mount_point = self.registry.mount_point(&wanted.id, wanted.is_scratch());
+        let mount_point = self.registry.mount_point(&wanted.id, wanted.place());
         if let Sort::Scratch { size } = wanted.sort {
             scratch::format(&wanted.image, size)?;
         }
@@ -197,12 +220,15 @@ impl<'a> Volumes<'a> {
                 let (mount, number) = scratch::prepare(&wanted.image)?;
                 (mount, Some(number))
             }
+            Sort::Mapped { base, mapping, .. } => {
+                (mapping.clone_of(&self.registry.layer_mount_point(base))?, None)
+            }
         };
         sys::failpoint::hit("volume-prepared");
         let identity = detached_identity(&mount)?;
         image::attach(&mount, &mount_point)?;
         sys::failpoint::hit("volume-attached");
-        if wanted.is_scratch() {
+        if wanted.place() == Place::Scratch {
             scratch::make_directories(&mount_point)?;
         }
         let id = wanted.id.clone();
@@ -223,7 +249,7 @@ impl<'a> Volumes<'a> {
 
     fn take_down(&self, id: &VolumeId) -> Result<Undone> {
         let Some(volume) = self.journal.state().volumes.get(id) else { return Ok(Undone::Yes) };
-        take_down(&self.registry.mount_point(id, volume.scratch))
+        take_down(&self.registry.mount_point(id, volume.place))
     }
 
     /// What the journal says now.
@@ -231,14 +257,24 @@ impl<'a> Volumes<'a> {
         self.journal.state()
     }
 
-    /// Undoes volumes that nobody would hold after `records`, and writes both at once; volumes in use stay.
-    /// Dying before the write is harmless: the volumes are then found to be gone.
-    pub(crate) fn drop_unheld(&mut self, records: Vec<Record>) -> Result<Vec<VolumeId>> {
-        let unheld = self.unheld_after(&records);
+    /// Undoes volumes that nobody holds; those in use stay.
+    pub(crate) fn drop_idle(&mut self) -> Result<Vec<VolumeId>> {
+        let idle = self.journal.state().idle().iter().cloned().collect();
+        self.drop_all(idle, Vec::new())
+    }
+
+    /// Writes that nothing is attached at `path` any more, and undoes the volumes that nobody holds without it;
+    /// those in use stay. Dying before the write is harmless: the volumes are then found to be gone.
+    pub(crate) fn drop_target(&mut self, path: &Path) -> Result<Vec<VolumeId>> {
+        let idle = self.journal.state().idle_without(path);
+        self.drop_all(idle, vec![Record::Detached { path: path.to_owned() }])
+    }
+
+    fn drop_all(&mut self, idle: Vec<VolumeId>, records: Vec<Record>) -> Result<Vec<VolumeId>> {
         let mut written = records;
         let mut dropped = Vec::new();
         let mut result = Ok(());
-        for id in unheld {
+        for id in idle {
             match self.take_down(&id) {
                 Ok(Undone::Yes) => {
                     sys::failpoint::hit("volume-undone");
@@ -251,21 +287,6 @@ impl<'a> Volumes<'a> {
         }
         self.journal.append(written)?;
         result.map(|()| dropped)
-    }
-
-    fn unheld_after(&self, records: &[Record]) -> Vec<VolumeId> {
-        let unheld_in = |state: &State| {
-            let held = state.held();
-            state.volumes.keys().filter(|id| !held.contains(id)).cloned().collect()
-        };
-        if records.is_empty() {
-            return unheld_in(self.journal.state());
-        }
-        let mut state = self.journal.state().clone();
-        for record in records {
-            state.apply(record.clone());
-        }
-        unheld_in(&state)
     }
 }
 

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use mount::{Backing, MountOptions, mount_image};
+use mount::{Backing, Holder, HolderKind, MountOptions, mount_image};
 use support::{Bench, chain, user};
 
 const ROUNDS: usize = 400;
@@ -31,6 +31,10 @@ fn compare(bodies: &mut [(&str, &mut dyn FnMut())]) {
         let ratio = median.as_secs_f64() / base.as_secs_f64();
         println!("{name:40} {median:>12?}  {ratio:.3} x");
     }
+}
+
+fn snapshot(name: &str) -> Holder {
+    Holder::new(HolderKind::Snapshot, name)
 }
 
 fn speed() {
@@ -76,6 +80,34 @@ fn speed() {
             registry.release(&user("u")).unwrap();
         }),
     ]);
+    // The hot path of a snapshot daemon: ten layers that are mounted for a thousand others.
+    let ten = bench.layers(10);
+    for held in [1, 1000] {
+        for index in 0..held {
+            registry.hold(&ten, &snapshot(&format!("default/{index}/held"))).unwrap();
+        }
+        println!("10 layers, held by {held}:");
+        let active = chain("active", Some(bench.scratch("hot")), ten.clone());
+        compare(&mut [
+            ("hold and let go", &mut || {
+                registry.hold(&ten, &snapshot("default/0/this")).unwrap();
+                registry.let_go(&snapshot("default/0/this")).unwrap();
+            }),
+            ("hold and release", &mut || {
+                registry.hold(&ten, &snapshot("default/0/this")).unwrap();
+                registry.release(&snapshot("default/0/this")).unwrap();
+            }),
+            ("hold again", &mut || {
+                registry.hold(&ten, &snapshot("default/0/held")).unwrap();
+            }),
+            ("users_of", &mut || {
+                assert!(registry.users_of(&active).unwrap().is_empty());
+            }),
+        ]);
+    }
+    for index in 0..1000 {
+        registry.release(&snapshot(&format!("default/{index}/held"))).unwrap();
+    }
     for count in [128, 500] {
         let many = chain("many", Some(bench.scratch("snap")), bench.layers(count));
         for round in 0..5 {

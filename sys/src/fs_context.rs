@@ -14,7 +14,7 @@ use rustix::mount::{
     open_tree,
 };
 
-use crate::{Error, Result};
+use crate::{Error, Result, UserNamespace};
 
 /// `fsconfig` copies at most this many bytes of a string value (the kernel's `strndup_user(_, 256)`).
 pub const STRING_MAX: usize = 255;
@@ -200,6 +200,23 @@ impl DetachedMount {
         mount_setattr(self.fd.as_fd(), &attr).map_err(|source| {
             Error::new(format!("mount_setattr({}, {})", self.what, attributes.words()), source)
         })
+    }
+
+    /// Shows the owners of files as `namespace` maps them: who is `inside` there on the disk appears as `outside`.
+    /// The mount must be attached nowhere yet.
+    ///
+    /// # Errors
+    /// `EINVAL` if the file system cannot (EROFS: before Linux 5.19), `ENOSYS` before Linux 5.12.
+    pub fn map_ids(&self, namespace: &UserNamespace) -> Result<()> {
+        let fd = namespace.as_fd().as_raw_fd();
+        let attr = libc::mount_attr {
+            attr_set: libc::MOUNT_ATTR_IDMAP,
+            attr_clr: 0,
+            propagation: 0,
+            userns_fd: u64::try_from(fd).unwrap_or(u64::MAX),
+        };
+        mount_setattr(self.fd.as_fd(), &attr)
+            .map_err(|source| Error::new(format!("mount_setattr({}, idmap)", self.what), source))
     }
 
     /// The root directory of the mount, usable wherever a directory descriptor is (also as an overlay's layer).

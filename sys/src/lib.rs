@@ -24,6 +24,8 @@ pub mod process;
 mod residency;
 #[cfg(target_os = "linux")]
 mod unmount;
+#[cfg(target_os = "linux")]
+mod user_namespace;
 mod writeback;
 #[cfg(target_os = "linux")]
 pub mod xattr;
@@ -48,4 +50,6 @@ pub use mountinfo::{MountEntry, MountTable};
 pub use residency::{Residency, page_residency};
 #[cfg(target_os = "linux")]
 pub use unmount::{unmount, unmount_lazily};
+#[cfg(target_os = "linux")]
+pub use user_namespace::UserNamespace;
 pub use writeback::{Writeback, start_writeback};
