@@ -235,16 +235,16 @@ const LABEL_SIZE_GB: &str = "containerd.io/snapshot/io.microsoft.container.stora
 
 impl Scratch {
     /// The scratch that containerd asks for: a directory for a snapshot that an image is unpacked into (its key has
-    /// `extract` in it), whatever the labels say; else what [`from_labels`](Self::from_labels) finds, or a directory.
+    /// `extract` in it), whatever the labels say; else what [`from_labels`](Self::from_labels) finds, or `default`.
     ///
     /// # Errors
     /// As [`from_labels`](Self::from_labels).
-    pub fn for_key(key: &[u8], labels: &Labels) -> Result<Self> {
+    pub fn for_key(key: &[u8], labels: &Labels, default: Self) -> Result<Self> {
         const UNPACKING: &[u8] = b"extract";
         if key.windows(UNPACKING.len()).any(|part| part == UNPACKING) {
             return Ok(Self::Directory);
         }
-        Ok(Self::from_labels(labels)?.unwrap_or_default())
+        Ok(Self::from_labels(labels)?.unwrap_or(default))
     }
 
     /// A disk image of the size that the labels ask for: `containerd.io/snapshot/max-size` or
