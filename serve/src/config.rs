@@ -177,6 +177,25 @@ impl Config {
         Self::load(self.file.as_deref(), self.flags.clone())
     }
 
+    /// Keys whose values differ in `new` but take a restart.
+    pub(crate) fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
+        let changed = |setting: &&Setting| (setting.get)(self) != (setting.get)(new);
+        let fixed = SETTINGS.iter().filter(|setting| !setting.reloadable);
+        fixed.filter(changed).map(|setting| setting.key).collect()
+    }
+
+    /// This configuration with the reloadable values of `new`.
+    pub(crate) fn taking_in(&self, new: Self) -> Self {
+        let mut config = self.clone();
+        config.log_level = new.log_level;
+        config.mounts = new.mounts;
+        config.userxattr = new.userxattr;
+        config.scratch_size = new.scratch_size;
+        config.containerd_address = new.containerd_address;
+        config.sources = new.sources;
+        config
+    }
+
     fn set(&mut self, setting: &'static Setting, value: &str, source: Source) -> Result<()> {
         (setting.set)(self, value).map_err(|reason| {
             Error::configuration(format!("{source}: {}: {reason}, not {value:?}", setting.key))

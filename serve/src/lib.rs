@@ -13,13 +13,18 @@
 //! runs on a thread for that. [`api`] is the wire interface, for clients too.
 
 pub mod api;
+mod calls;
 mod config;
 mod error;
+mod logging;
 mod metrics;
 mod server;
 mod service;
-#[allow(dead_code, reason = "the first service to come uses it")]
+mod signals;
+mod snapshots;
+mod socket;
 mod status;
+mod text;
 
 pub use config::{Config, Configured, DEFAULT_FILE, Flag, LogFormat, LogLevel, MountForm, Source};
 pub use error::{Error, ErrorKind, Result};

@@ -1,46 +1,249 @@
-//! The daemon's life: open, serve, stop.
+//! The daemon's life: open, bring in order, serve, stop.
 
 use std::time::Duration;
 
-use mount::Registry;
+use mount::{Holder, HolderKind, Registry};
+use sd_notify::NotifyState;
 use store::{OpenOptions, Store};
-use tokio_stream::wrappers::UnixListenerStream;
+use tokio::sync::watch;
+use tonic::transport::server::Router;
 
+use crate::calls::CallLayer;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
+use crate::logging::Logging;
+use crate::metrics::Exporter;
 use crate::service::Service;
+use crate::signals::{Event, Signals};
+use crate::socket::{self, Socket};
+use crate::{snapshots, text};
 
 /// How long the start waits for a command that has the store or the journal open.
 const WAIT: Duration = Duration::from_secs(10);
 
-/// Runs the daemon until it is told to stop.
+/// How long calls may go on after the daemon was told to stop. What is cut then is as after a kill: the next start
+/// finishes or undoes it.
+const LAST_CALLS: Duration = Duration::from_secs(20);
+
+/// Calls that block at a time; more wait. Differs wait for each other elsewhere and do not take all of these.
+const BLOCKING_THREADS: usize = 128;
+
+/// Runs the daemon until it is told to stop, by SIGTERM or SIGINT.
 ///
 /// # Errors
 /// `AddressTaken`, `Store` (the source names the process that has it open), `Mounts`, `Io`.
 pub fn run(config: Config) -> Result<()> {
+    let logging = Logging::start(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4))
+        .max_blocking_threads(BLOCKING_THREADS)
         .enable_all()
         .build()
         .map_err(|error| Error::io("cannot start the daemon's threads", error))?;
-    runtime.block_on(serve(config))
+    let ended = runtime.block_on(serve(config, &logging));
+    // Library code that still runs is not waited for a second time.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    ended
 }
 
-async fn serve(config: Config) -> Result<()> {
-    let store =
-        Store::open(&config.root, OpenOptions { wait: WAIT, create: true, read_only: false })
-            .map_err(|error| Error::caused(ErrorKind::Store, "cannot open the store", error))?;
-    let registry = Registry::open(&config.run, WAIT).map_err(|error| {
-        Error::caused(ErrorKind::Mounts, "cannot open the journal of mounts", error)
-    })?;
-    let address = config.address.clone();
-    let service = Service::new(store, registry, config);
-    let listener = tokio::net::UnixListener::bind(&address)
-        .map_err(|error| Error::io(format!("cannot listen on {}", address.display()), error))?;
-    let (_health, health) = tonic_health::server::health_reporter();
-    let _ = (service.store(), service.registry(), service.metrics(), service.config());
-    tonic::transport::Server::builder()
-        .add_service(health)
-        .serve_with_incoming(UnixListenerStream::new(listener))
+async fn serve(config: Config, logging: &Logging) -> Result<()> {
+    let mut signals = Signals::listen()?;
+    // Before the store is waited for: who serves already is the better answer.
+    if !socket::is_passed() {
+        socket::check_free(&config.address)?;
+    }
+    let service = tokio::task::spawn_blocking(move || open(config))
         .await
-        .map_err(|error| Error::caused(ErrorKind::Io, "serving failed", error))
+        .map_err(|error| Error::caused(ErrorKind::Io, "the start ended early", error))??;
+    let config = service.config();
+    let exporter = match &config.metrics_address {
+        Some(address) => Some(Exporter::listen(address).await?),
+        None => None,
+    };
+    let socket = Socket::open(&config.address)?;
+    match socket.is_ours() {
+        true => tracing::info!("listening on {}", config.address.display()),
+        false => tracing::info!("listening on the socket that systemd passed"),
+    }
+    if let Some(exporter) = exporter {
+        tracing::info!("metrics on {}", exporter.address());
+        tokio::spawn(exporter.serve(service.clone()));
+    }
+
+    let (stop, stopping) = watch::channel(false);
+    let (health, router) = router(&service).await;
+    let (incoming, made) = socket.accept()?;
+    let mut told = stopping.clone();
+    let mut serving = tokio::spawn(router.serve_with_incoming_shutdown(incoming, async move {
+        // Also when the sender is gone.
+        let _ = told.wait_for(|stop| *stop).await;
+    }));
+    notify(&[NotifyState::Ready]);
+    let watchdog = tokio::spawn(watch_over(service.clone()));
+
+    let ended = loop {
+        tokio::select! {
+            ended = &mut serving => break served(ended),
+            event = signals.next() => match event {
+                Event::Reload => reload(&service, logging),
+                Event::Stop(signal) => {
+                    tracing::info!("stopping on {signal}; volumes stay mounted");
+                    notify(&[NotifyState::Stopping]);
+                    for name in HEALTHY {
+                        health.set_service_status(name, tonic_health::ServingStatus::NotServing).await;
+                    }
+                    // The name goes first, so that nobody connects to be turned away.
+                    drop(made);
+                    let _ = stop.send(true);
+                    break match tokio::time::timeout(LAST_CALLS, serving).await {
+                        Ok(ended) => served(ended),
+                        Err(_) => {
+                            tracing::warn!("calls still ran after {LAST_CALLS:?} and were cut");
+                            Ok(())
+                        }
+                    };
+                }
+            },
+        }
+    };
+    watchdog.abort();
+    tracing::info!("stopped");
+    ended
+}
+
+fn served(
+    ended: Result<Result<(), tonic::transport::Error>, tokio::task::JoinError>,
+) -> Result<()> {
+    let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
+        Error::caused(ErrorKind::Io, "serving failed", error)
+    };
+    ended.map_err(|error| failed(error.into()))?.map_err(|error| failed(error.into()))
+}
+
+/// Opens the store and the journal, and brings them in line with each other.
+fn open(config: Config) -> Result<Service> {
+    let mounts = |doing: &str, error: mount::Error| Error::caused(ErrorKind::Mounts, doing, error);
+    let options = OpenOptions { wait: WAIT, create: true, read_only: false };
+    let store = Store::open(&config.root, options)
+        .map_err(|error| Error::caused(ErrorKind::Store, "cannot open the store", error))?;
+    let registry = Registry::open(&config.run, WAIT)
+        .map_err(|error| mounts("cannot open the journal of mounts", error))?;
+    let report = registry
+        .reconcile(&|holder| is_alive(&store, holder))
+        .map_err(|error| mounts("cannot bring the mounts in line with their journal", error))?;
+    if !report.is_clean() {
+        tracing::info!(
+            undone = ?report.undone,
+            forgotten = ?report.forgotten,
+            released = report.released.len(),
+            kept_busy = ?report.kept_busy,
+            "brought the mounts in line"
+        );
+    }
+    let swept = store.swept().clone();
+    if !swept.is_empty() {
+        tracing::info!(
+            removed = swept.removed.len(),
+            restored = ?swept.restored,
+            kept = ?swept.kept,
+            "swept the store"
+        );
+    }
+    let service = Service::new(store, registry, config);
+    service.metrics().swept(&swept);
+    service.metrics().reconciled(&report);
+    Ok(service)
+}
+
+/// Whether a holder of volumes is still needed: a snapshot that is in the store, a command that runs. Containers and
+/// users are the command line's affair.
+fn is_alive(store: &Store, holder: &Holder) -> bool {
+    if holder.process.is_some() {
+        return holder.is_alive().unwrap_or(true);
+    }
+    match holder.kind {
+        HolderKind::Snapshot => match store.stat(&snapshots::key_of(&holder.name)) {
+            Err(error) if error.kind() == store::ErrorKind::NotFound => {
+                tracing::info!("releasing the volumes of {}", text::one_line(&holder.name));
+                false
+            }
+            _ => true,
+        },
+        _ => true,
+    }
+}
+
+/// Names that the health service knows: each service, and the daemon as a whole.
+const HEALTHY: [&str; 2] = ["", "containerd.services.snapshots.v1.Snapshots"];
+
+/// All services of the socket.
+async fn router(
+    service: &Service,
+) -> (
+    tonic_health::server::HealthReporter,
+    Router<tower::layer::util::Stack<CallLayer, tower::layer::util::Identity>>,
+) {
+    let (health, health_server) = tonic_health::server::health_reporter();
+    for name in HEALTHY {
+        health.set_service_status(name, tonic_health::ServingStatus::Serving).await;
+    }
+    let router = tonic::transport::Server::builder()
+        // Requests are small, except where the command line streams an image.
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
+        .max_concurrent_streams(1024)
+        .layer(CallLayer { service: service.clone() })
+        .add_service(health_server)
+        .add_service(snapshots::server(service.clone()));
+    (health, router)
+}
+
+/// Takes in what can change while the daemon runs.
+fn reload(service: &Service, logging: &Logging) {
+    let mut state = vec![NotifyState::Reloading];
+    state.extend(NotifyState::monotonic_usec_now());
+    notify(&state);
+    let present = service.config();
+    match present.reload() {
+        Ok(new) => {
+            for key in present.needs_restart(&new) {
+                tracing::warn!("{key} has changed, which takes a restart");
+            }
+            let config = present.taking_in(new);
+            logging.reload(&config);
+            service.replace_config(config);
+            tracing::info!("took in the configuration");
+        }
+        Err(error) => tracing::error!("the configuration stays as it was: {error}"),
+    }
+    notify(&[NotifyState::Ready]);
+}
+
+/// Tells systemd that all is well, as often as it asks: only while the store answers.
+async fn watch_over(service: Service) {
+    let Some(interval) = sd_notify::watchdog_enabled() else { return };
+    let mut ticks = tokio::time::interval(interval / 2);
+    loop {
+        ticks.tick().await;
+        let answers = service.blocking(|service| {
+            // No snapshot has an empty key, so NotFound is the right answer.
+            match service.store().stat(b"") {
+                Err(error) if error.kind() != store::ErrorKind::NotFound => {
+                    Err(crate::status::of_store(&error))
+                }
+                _ => Ok(()),
+            }
+        });
+        match answers.await {
+            Ok(()) => notify(&[NotifyState::Watchdog]),
+            Err(status) => tracing::error!("the store does not answer: {}", status.message()),
+        }
+    }
+}
+
+/// Without systemd nobody listens, which is fine.
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!("cannot notify systemd: {error}");
+    }
 }

@@ -40,19 +40,22 @@ impl Service {
         self.0.config.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    pub(crate) fn replace_config(&self, config: Config) {
+        *self.0.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+    }
+
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.0.metrics
     }
 
     /// Runs library code, which blocks, away from the threads that serve connections. It runs to its end even if the
     /// caller goes away meanwhile; what should stop then watches a cancel flag.
-    #[allow(dead_code, reason = "the first service to come uses it")]
     pub(crate) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Self) -> Result<T, Status> + Send + 'static,
     ) -> Result<T, Status> {
-        let service = self.clone();
-        match tokio::task::spawn_blocking(move || work(&service)).await {
+        let (service, span) = (self.clone(), tracing::Span::current());
+        match tokio::task::spawn_blocking(move || span.in_scope(|| work(&service))).await {
             Ok(result) => result,
             Err(error) => Err(Status::internal(format!("the call ended early: {error}"))),
         }

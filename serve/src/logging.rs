@@ -1,0 +1,45 @@
+//! The log: lines on standard error, as text or JSON, from a level on that a reload can change.
+
+use std::io::IsTerminal as _;
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::{Layer as _, Registry, fmt, reload};
+
+use crate::config::{Config, LogFormat, LogLevel};
+
+/// Changes the level later.
+#[derive(Debug, Clone)]
+pub(crate) struct Logging(reload::Handle<LevelFilter, Registry>);
+
+impl Logging {
+    /// Starts logging as `config` says. A process that logs already goes on as it does.
+    pub(crate) fn start(config: &Config) -> Self {
+        let (level, handle) = reload::Layer::new(filter(config.log_level));
+        let lines = fmt::layer().with_writer(std::io::stderr).with_target(false);
+        let lines = match config.log_format {
+            LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
+            LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
+        };
+        let subscriber = Registry::default().with(level).with(lines);
+        // Taken already: only where one process runs several daemons, which only tests do.
+        let _ = tracing::subscriber::set_global_default(subscriber);
+        Self(handle)
+    }
+
+    /// Takes in a changed level.
+    pub(crate) fn reload(&self, config: &Config) {
+        // Fails only if the subscriber is gone, and then nothing is logged anyway.
+        let _ = self.0.modify(|level| *level = filter(config.log_level));
+    }
+}
+
+fn filter(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    }
+}

@@ -1,0 +1,310 @@
+//! `containerd.services.snapshots.v1`: the store's snapshots of containerd's, with mounts over volumes that the daemon
+//! holds.
+//!
+//! Every call is checked before it changes anything; the store repeats its own checks inside the transaction. A
+//! snapshot that was made holds its volumes from then on, under its own name, until it is removed or committed.
+
+mod holding;
+mod wire;
+
+use std::pin::Pin;
+
+use layer::Cancel;
+use store::{CommitOptions, GcObject, GcOptions, Kind, LayerId, Origin, Scope, Snapshot};
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status};
+use tracing::Span;
+
+use crate::api::snapshots as api;
+use crate::api::snapshots::snapshots_server::{Snapshots as Interface, SnapshotsServer};
+use crate::api::{MESSAGE_LIMIT, types};
+use crate::metrics::LayerWork;
+use crate::service::Service;
+use crate::{status, text};
+
+pub(crate) use holding::key_of;
+
+/// The service for the daemon's socket.
+pub(crate) fn server(service: Service) -> SnapshotsServer<Snapshots> {
+    SnapshotsServer::new(Snapshots { service })
+        .max_decoding_message_size(MESSAGE_LIMIT)
+        .max_encoding_message_size(MESSAGE_LIMIT)
+}
+
+/// The snapshots service.
+#[derive(Debug)]
+pub(crate) struct Snapshots {
+    service: Service,
+}
+
+/// What containerd sees: nothing that was made by hand, because its collector removes what it does not know.
+fn scope(service: &Service) -> Scope<'_> {
+    service.store().scope(Origin::Containerd)
+}
+
+/// Raises the flag when the call that waits for the work is gone.
+struct CancelOnDrop(Cancel);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+impl Snapshots {
+    /// Runs `work` for the snapshot `key`, whose name goes into the log.
+    async fn call<T: Send + 'static>(
+        &self,
+        key: &[u8],
+        work: impl FnOnce(&Service) -> Result<T, Status> + Send + 'static,
+    ) -> Result<T, Status> {
+        Span::current().record("key", text::key(key));
+        self.service.blocking(work).await
+    }
+
+    async fn make(
+        &self,
+        kind: Kind,
+        key: Vec<u8>,
+        parent: Vec<u8>,
+        labels: store::Labels,
+    ) -> Result<Vec<types::Mount>, Status> {
+        self.call(&key.clone(), move |service| {
+            let scope = scope(service);
+            let parent = Some(parent.as_slice());
+            let made = match kind {
+                Kind::View => scope.view(&key, parent, labels),
+                _ => {
+                    let scratch = holding::scratch(&key, &labels, &service.config())?;
+                    scope.prepare(&key, parent, labels, scratch)
+                }
+            };
+            made.map_err(|error| status::of_store(&error))?;
+            holding::mounts(service, &key).inspect_err(|_| undo(service, &key))
+        })
+        .await
+    }
+}
+
+/// Removes a snapshot that was made but whose mounts cannot be.
+fn undo(service: &Service, key: &[u8]) {
+    holding::release(service, key);
+    if let Err(error) = scope(service).remove(key) {
+        tracing::warn!("cannot undo snapshot {}: {error}", text::key(key));
+    }
+}
+
+fn remove(service: &Service, key: &[u8]) -> Result<(), Status> {
+    let scope = scope(service);
+    let snapshot = scope.stat(key).map_err(|error| status::of_store(&error))?;
+    if snapshot.kind == Kind::Active {
+        let chain = scope.chain(key).map_err(|error| status::of_removal(key, &error))?;
+        let users = service.registry().users_of(&chain).unwrap_or_else(|error| {
+            // Of no use for the answer: what is in use then stays, and the next sweep takes it.
+            tracing::warn!("cannot find out who uses {}: {error}", text::key(key));
+            Vec::new()
+        });
+        if !users.is_empty() {
+            let message = format!(
+                "cannot remove snapshot {}: in use by {}",
+                text::key(key),
+                users.join(", ")
+            );
+            return Err(Status::failed_precondition(message));
+        }
+    }
+    if snapshot.kind != Kind::Committed {
+        // Before its files go: a scratch image may be mounted.
+        holding::release(service, key);
+    }
+    scope.remove(key).map_err(|error| status::of_removal(key, &error))
+}
+
+fn commit(
+    service: &Service,
+    name: &[u8],
+    key: &[u8],
+    options: &mut CommitOptions,
+) -> Result<(), Status> {
+    let scope = scope(service);
+    let active = scope.stat(key).map_err(|error| status::of_store(&error))?;
+    // Only for a commit that can succeed: mounting is no check.
+    if active.kind == Kind::Active && !name.is_empty() && scope.stat(name).is_err() {
+        options.upper = holding::upper_of_image(service, &active)?;
+    }
+    let committed = scope.commit(name, key, options).map_err(|error| status::of_store(&error))?;
+    service.metrics().layer_done(LayerWork::Commit, committed.usage.size);
+    holding::release(service, key);
+    Ok(())
+}
+
+/// Deletes what nothing needs any more: layers of removed snapshots, and leftovers.
+fn cleanup(service: &Service) -> Result<(), Status> {
+    let volumes = service.registry().volumes().map_err(|error| status::of_mount(&error))?;
+    let mounted: std::collections::HashSet<String> =
+        volumes.into_iter().map(|volume| volume.layer.to_string()).collect();
+    let in_use = |layer: &LayerId| mounted.contains(layer.as_str());
+    let store = service.store();
+    let failed = |error: store::Error| status::of_store(&error);
+    let items = store.gc(GcOptions::default(), &in_use).map_err(failed)?;
+    for item in &items {
+        let what = match &item.what {
+            GcObject::Snapshot(key) => format!("snapshot {}", text::key(key)),
+            GcObject::Layer(id) => format!("layer {id}"),
+            GcObject::Blob(digest) => format!("blob {digest}"),
+            GcObject::Leftover(path) => format!("leftover {}", path.display()),
+        };
+        tracing::info!(bytes = item.bytes, kept = item.kept, "clean-up: {what}: {}", item.why);
+    }
+    service.metrics().swept(&store.cleanup().map_err(failed)?);
+    Ok(())
+}
+
+/// Most infos in one message of a list.
+const BATCH: usize = 100;
+
+#[tonic::async_trait]
+impl Interface for Snapshots {
+    async fn prepare(
+        &self,
+        request: Request<api::PrepareSnapshotRequest>,
+    ) -> Result<Response<api::PrepareSnapshotResponse>, Status> {
+        let request = request.into_inner();
+        let mounts = self.make(Kind::Active, request.key, request.parent, request.labels).await?;
+        Ok(Response::new(api::PrepareSnapshotResponse { mounts }))
+    }
+
+    async fn view(
+        &self,
+        request: Request<api::ViewSnapshotRequest>,
+    ) -> Result<Response<api::ViewSnapshotResponse>, Status> {
+        let request = request.into_inner();
+        let mounts = self.make(Kind::View, request.key, request.parent, request.labels).await?;
+        Ok(Response::new(api::ViewSnapshotResponse { mounts }))
+    }
+
+    async fn mounts(
+        &self,
+        request: Request<api::MountsRequest>,
+    ) -> Result<Response<api::MountsResponse>, Status> {
+        let key = request.into_inner().key;
+        let mounts = self.call(&key.clone(), move |service| holding::mounts(service, &key)).await?;
+        Ok(Response::new(api::MountsResponse { mounts }))
+    }
+
+    async fn commit(
+        &self,
+        request: Request<api::CommitSnapshotRequest>,
+    ) -> Result<Response<()>, Status> {
+        let api::CommitSnapshotRequest { name, key, labels, parent, .. } = request.into_inner();
+        let parent = Some(parent).filter(|parent| !parent.is_empty());
+        let mut options = CommitOptions { labels, parent, ..CommitOptions::default() };
+        // Converting a big scratch for nobody would only delay the retry.
+        let _cancel = CancelOnDrop(options.cancel.clone());
+        self.call(&key.clone(), move |service| commit(service, &name, &key, &mut options)).await?;
+        Ok(Response::new(()))
+    }
+
+    async fn remove(
+        &self,
+        request: Request<api::RemoveSnapshotRequest>,
+    ) -> Result<Response<()>, Status> {
+        let key = request.into_inner().key;
+        self.call(&key.clone(), move |service| remove(service, &key)).await?;
+        Ok(Response::new(()))
+    }
+
+    async fn stat(
+        &self,
+        request: Request<api::StatSnapshotRequest>,
+    ) -> Result<Response<api::StatSnapshotResponse>, Status> {
+        let key = request.into_inner().key;
+        let snapshot = self
+            .call(&key.clone(), move |service| {
+                scope(service).stat(&key).map_err(|error| status::of_store(&error))
+            })
+            .await?;
+        Ok(Response::new(api::StatSnapshotResponse { info: Some(wire::info(snapshot)) }))
+    }
+
+    async fn update(
+        &self,
+        request: Request<api::UpdateSnapshotRequest>,
+    ) -> Result<Response<api::UpdateSnapshotResponse>, Status> {
+        let api::UpdateSnapshotRequest { info, update_mask, .. } = request.into_inner();
+        let info = info.ok_or_else(|| Status::invalid_argument("an update needs an info"))?;
+        let mask = update_mask.map(|mask| mask.paths).unwrap_or_default();
+        let snapshot = self
+            .call(&info.name.clone(), move |service| {
+                let mask: Vec<&str> = mask.iter().map(String::as_str).collect();
+                let updated = scope(service).update(&info.name, info.labels, &mask);
+                updated.map_err(|error| status::of_store(&error))
+            })
+            .await?;
+        Ok(Response::new(api::UpdateSnapshotResponse { info: Some(wire::info(snapshot)) }))
+    }
+
+    type ListStream =
+        Pin<Box<dyn Stream<Item = Result<api::ListSnapshotsResponse, Status>> + Send>>;
+
+    async fn list(
+        &self,
+        request: Request<api::ListSnapshotsRequest>,
+    ) -> Result<Response<Self::ListStream>, Status> {
+        let filters = request.into_inner().filters;
+        let snapshots = self
+            .service
+            .blocking(move |service| {
+                let filters: Vec<&str> = filters.iter().map(String::as_str).collect();
+                scope(service).list(&filters).map_err(|error| status::of_store(&error))
+            })
+            .await?;
+        Ok(Response::new(Box::pin(tokio_stream::iter(Batches {
+            snapshots: snapshots.into_iter(),
+        }))))
+    }
+
+    async fn usage(
+        &self,
+        request: Request<api::UsageRequest>,
+    ) -> Result<Response<api::UsageResponse>, Status> {
+        let key = request.into_inner().key;
+        let usage = self
+            .call(&key.clone(), move |service| {
+                scope(service).usage(&key).map_err(|error| status::of_store(&error))
+            })
+            .await?;
+        let number = |value| i64::try_from(value).unwrap_or(i64::MAX);
+        let (size, inodes) = (number(usage.size), number(usage.inodes));
+        Ok(Response::new(api::UsageResponse { size, inodes }))
+    }
+
+    async fn cleanup(
+        &self,
+        _request: Request<api::CleanupRequest>,
+    ) -> Result<Response<()>, Status> {
+        self.service.blocking(cleanup).await?;
+        Ok(Response::new(()))
+    }
+}
+
+/// Messages of a list, made as they are asked for.
+struct Batches {
+    snapshots: std::vec::IntoIter<Snapshot>,
+}
+
+impl Iterator for Batches {
+    type Item = Result<api::ListSnapshotsResponse, Status>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut info = Vec::new();
+        let mut bytes = 0;
+        // A message of infos with labels up to their limit stays far below the longest message.
+        while info.len() < BATCH && bytes < MESSAGE_LIMIT / 4 {
+            let Some(next) = self.snapshots.next().map(wire::info) else { break };
+            bytes += prost::Message::encoded_len(&next);
+            info.push(next);
+        }
+        (!info.is_empty()).then(|| Ok(api::ListSnapshotsResponse { info }))
+    }
+}
