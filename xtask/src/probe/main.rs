@@ -2,7 +2,7 @@
 //! the figure. Prints one number or one JSON object; not meant for people.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
-mod containerd;
+mod calls;
 mod inflate;
 mod mounting;
 mod reading;
@@ -23,8 +23,18 @@ struct Arguments {
 enum Probe {
     /// Inflate a gzip file and drop the result: the floor of every import of it
     Inflate { file: PathBuf },
-    /// Rounds a second of prepare, mounts and remove through containerd's socket
-    ContainerdSnapshots { socket: PathBuf, parent: String, seconds: u64 },
+    /// Calls a second of prepare, mounts and remove over gRPC, and how long they take
+    Calls {
+        socket: PathBuf,
+        snapshotter: String,
+        clients: usize,
+        seconds: u64,
+        /// The snapshot below; otherwise some are made
+        #[arg(long)]
+        parent: Option<String>,
+    },
+    /// Make snapshots over gRPC and leave them there
+    Populate { socket: PathBuf, snapshotter: String, count: usize },
     /// Microseconds of mounting, looking at and unmounting an image
     Mount { image: PathBuf, target: PathBuf, count: usize },
     /// Milliseconds until an image's root filesystem is there
@@ -50,8 +60,13 @@ fn main() -> ExitCode {
 fn measure(probe: Probe) -> anyhow::Result<()> {
     match probe {
         Probe::Inflate { file } => inflate::inflate(&file),
-        Probe::ContainerdSnapshots { socket, parent, seconds } => {
-            containerd::snapshots(&socket, &parent, Duration::from_secs(seconds))
+        Probe::Calls { socket, snapshotter, clients, seconds, parent } => {
+            let service = calls::Service { socket, snapshotter };
+            let duration = Duration::from_secs(seconds);
+            calls::snapshots(&service, parent.as_deref(), clients, duration)
+        }
+        Probe::Populate { socket, snapshotter, count } => {
+            calls::populate(&calls::Service { socket, snapshotter }, count)
         }
         Probe::Mount { image, target, count } => mounting::repeat(&image, &target, count),
         Probe::Rootfs { root, run, reference, target } => {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use mount::{Backing, Holder, HolderKind, MountOptions, Registry, mount_image};
+use mount::{Backing, Holder, HolderKind, MountForm, MountOptions, Registry, mount_image};
 use rustix::mount::{MountFlags, UnmountFlags};
 use serde_json::json;
 use store::{Labels, OpenOptions, Store};
@@ -146,7 +146,7 @@ fn snapshot_rounds(
         let chain = store.chain(&key)?;
         let volumes: Vec<PathBuf> = registry.hold(&chain.layers, &holder)?;
         let scratch = registry.hold_scratch(&chain, &holder)?;
-        let mounts = mount::describe(&chain, &volumes, Some(&scratch))?;
+        let mounts = mount::describe(&chain, &volumes, Some(&scratch), &MountForm::default())?;
         anyhow::ensure!(mounts.len() == 1, "{} mounts instead of one overlay", mounts.len());
         registry.release(&holder)?;
         store.remove(&key)?;
