@@ -156,6 +156,48 @@ fn a_healthy_store_is_clean() {
     assert!(report.bytes > 0);
 }
 
+/// Schema 1 had one `layer` for a snapshot.
+#[test]
+fn a_store_of_schema_1_is_read_as_it_is() {
+    let Fixture { store, directory } = Fixture::fast();
+    let root = directory.path().join("root");
+    let mine = committed(&store, "mine", "");
+    add_image(&store, "example.org/one:1", &["base", "one"]);
+    let before = store.list(&[]).unwrap();
+    drop(store);
+    let older = |old: Vec<u8>| {
+        let old = String::from_utf8(old).unwrap();
+        let new = old.replace("\"layers\":[", "\"layer\":").replace("\"],", "\",");
+        assert_ne!(old, new);
+        Some(new.into_bytes())
+    };
+    for snapshot in &before {
+        tamper(&root, "snapshots", &snapshot.key, older);
+    }
+    tamper(&root, "meta", b"schema", |_| Some(b"1".to_vec()));
+    let reading = store::OpenOptions { read_only: true, ..store::OpenOptions::default() };
+    assert_eq!(Store::open(&root, reading).unwrap().list(&[]).unwrap(), before);
+    tamper(&root, "meta", b"schema", |schema| {
+        assert_eq!(schema, b"1", "reading changes nothing");
+        Some(schema)
+    });
+    let store = open(&root).unwrap();
+    assert_eq!(store.list(&[]).unwrap(), before);
+    view(&store, "v", "mine").unwrap();
+    assert_eq!(store.chain(b"v").unwrap().layers[0].id, mine.layers[0]);
+    assert!(store.gc(GcOptions::default(), &|_| false).unwrap().is_empty(), "all is needed");
+    assert_eq!(store.fsck(FsckOptions::default()).unwrap().findings, []);
+    drop(store);
+    tamper(&root, "meta", b"schema", |schema| {
+        assert_eq!(
+            schema,
+            store::SCHEMA.to_string().as_bytes(),
+            "an older Plywood would drop layers"
+        );
+        Some(schema)
+    });
+}
+
 #[test]
 fn links_and_counters_are_rebuilt() {
     let Fixture { store, directory } = Fixture::fast();
