@@ -158,16 +158,20 @@ fn sizes_of_scratches_come_from_labels() {
     for (given, expected) in cases {
         assert_eq!(Scratch::from_labels(&labels(given)).unwrap(), expected, "{given:?}");
     }
+    let configured = Scratch::Image { size: 32 << 20 };
     let bad = ["x", "-1", "1.5", "1g", " 1", "18446744073709551616", "9223372036854775808"];
     for (label, text) in bad.iter().flat_map(|text| [MAX, BYTES, GB].map(|label| (label, text))) {
         let labels = labels(&[(label, text)]);
         assert_eq!(kind(Scratch::from_labels(&labels)), ErrorKind::Invalid, "{label}={text}");
-        let unpacked = Scratch::for_key(b"default/1/extract-1-x sha256:1", &labels).unwrap();
+        let unpacked =
+            Scratch::for_key(b"default/1/extract-1-x sha256:1", &labels, configured).unwrap();
         assert_eq!(unpacked, Scratch::Directory);
     }
     assert_eq!(kind(Scratch::from_labels(&labels(&[(GB, "8589934592")]))), ErrorKind::Invalid);
-    let asked = Scratch::for_key(b"default/2/c", &labels(&[(MAX, "8388608")])).unwrap();
+    let asked = Scratch::for_key(b"default/2/c", &labels(&[(MAX, "8388608")]), configured).unwrap();
     assert_eq!(Some(asked), image(8 << 20));
+    let not_asked = Scratch::for_key(b"default/2/c", &Labels::new(), configured).unwrap();
+    assert_eq!(not_asked, configured);
 }
 
 #[test]
