@@ -60,9 +60,14 @@ impl LayerTar {
     pub(crate) fn xattrs(&mut self, xattrs: &[(&str, &[u8])]) -> Result<()> {
         let records: Vec<(String, &[u8])> =
             xattrs.iter().map(|(name, value)| (format!("SCHILY.xattr.{name}"), *value)).collect();
-        self.tar
-            .append_pax_extensions(records.iter().map(|(name, value)| (name.as_str(), *value)))
-            .context("cannot add extended attributes")
+        let records: Vec<(&str, &[u8])> =
+            records.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+        self.records(&records)
+    }
+
+    /// PAX records for the entry that follows.
+    pub(crate) fn records(&mut self, records: &[(&str, &[u8])]) -> Result<()> {
+        self.tar.append_pax_extensions(records.iter().copied()).context("cannot add PAX records")
     }
 
     pub(crate) fn symlink(&mut self, name: &str, target: &str) -> Result<()> {

@@ -5,10 +5,13 @@
 mod apt_sources;
 mod bench;
 mod ci;
+mod containerd;
 mod deb;
 mod demo;
 mod fuzzing;
 mod layer_tar;
+mod moments;
+mod namespace;
 mod oci_layout;
 mod packages;
 mod powercut;
@@ -49,6 +52,8 @@ enum Task {
     Bench(bench::BenchArguments),
     /// Power cuts of a store on a real file system, at random moments, and what is left of it
     Powercut(powercut::PowercutArguments),
+    /// Plywood under real containerds of three versions
+    Containerd(containerd::ContainerdArguments),
     /// Shell completions and man pages, into target/docs
     Docs,
     /// The Debian package, into target/deb
@@ -68,6 +73,7 @@ fn main() -> ExitCode {
         Task::Test(arguments) => ci::test(&arguments),
         Task::Bench(arguments) => bench::bench(&arguments),
         Task::Powercut(arguments) => powercut::powercut(&arguments),
+        Task::Containerd(arguments) => containerd::containerd(&arguments),
         Task::Docs => docs(),
         Task::Deb(arguments) => deb::deb(&arguments),
         Task::Fuzz { minutes } => fuzzing::fuzz(minutes * 60),

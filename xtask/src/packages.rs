@@ -23,6 +23,8 @@ pub(crate) enum Purpose {
     PowerCut,
     /// `cargo xtask deb`
     Deb,
+    /// `cargo xtask containerd`
+    Containerd,
     /// `cargo xtask fuzz`
     Fuzz,
 }
@@ -87,17 +89,29 @@ const POWER_CUT: &[&str] = &["xfsprogs", "e2fsprogs", "util-linux", "mount"];
 
 /// `strip` comes with the compiler; a trial makes a root of its own.
 const DEB: &[&str] = &["dpkg-dev", "git", "mmdebstrap", "debian-archive-keyring"];
+/// containerd's own snapshotter suite and its compiler, and what unpacks containerd itself.
+const CONTAINERD: &[&str] = &[
+    "busybox-static",
+    "ca-certificates",
+    "debian-archive-keyring",
+    "golang-github-containerd-containerd-dev",
+    "golang-go",
+    "mmdebstrap",
+    "mount",
+    "util-linux",
+];
 
 const FUZZ: &[&str] = &["g++"];
 
 impl Purpose {
     fn packages(self) -> BTreeSet<&'static str> {
         let lists: &[&[&str]] = match self {
-            Self::Test => &[BUILD, RUN, TEST, FUZZ],
+            Self::Test => &[BUILD, RUN, TEST, CONTAINERD, FUZZ],
             Self::Demo => &[BUILD, RUN, DEMO, &["attr"]],
             Self::Bench => &[BUILD, RUN, DEMO, TEST, BENCH],
             Self::PowerCut => &[BUILD, POWER_CUT],
             Self::Deb => &[BUILD, DEB],
+            Self::Containerd => &[BUILD, RUN, CONTAINERD],
             Self::Fuzz => &[BUILD, FUZZ],
         };
         lists.iter().flat_map(|list| list.iter().copied()).collect()

@@ -28,13 +28,14 @@ mod operation;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
 
 use self::disk::Disk;
 use self::operation::{Operation, State};
+use crate::moments::{self, Moments};
 use crate::packages::{self, Purpose};
 use crate::{program, workspace};
 
@@ -113,10 +114,7 @@ fn enter_namespace(arguments: &PowercutArguments) -> Result<()> {
             workspace::target().join("release/plywood")
         }
     };
-    let seed = match arguments.seed {
-        Some(seed) => seed,
-        None => u64::from(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.subsec_nanos()),
-    };
+    let seed = arguments.seed.map_or_else(moments::any_seed, Ok)?;
     let mut command = Command::new("unshare");
     command
         .args(["--mount", "--propagation", "private", "--"])
@@ -125,18 +123,4 @@ fn enter_namespace(arguments: &PowercutArguments) -> Result<()> {
         .args(["--seed", &seed.to_string(), "--plywood"])
         .arg(plywood);
     Err(command.exec()).context("cannot start unshare")
-}
-
-/// Fractions of an operation (xorshift64*).
-struct Moments(u64);
-
-impl Moments {
-    /// From 0 to 1.
-    fn next(&mut self) -> f64 {
-        self.0 = self.0.max(1);
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 40) as f64 / f64::from(1 << 24)
-    }
 }
