@@ -2,7 +2,7 @@
 //! bytes. The layout is drawn in `docs/store.md`.
 
 use std::path::Path;
-use std::sync::{PoisonError, RwLock, TryLockError};
+use std::sync::{Arc, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use layer::Digest;
@@ -14,6 +14,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::images::ImageRecord;
 use crate::layers::{BLOBS_PER_LAYER, LayerId, LayerRecord};
 use crate::snapshot::{Snapshot, shown};
+
+mod turns;
+
+use self::turns::{Failure, Turn, Turns};
 
 /// Version of the tables and values below; a store of a higher version is refused. One of a lower version is read as it
 /// is, and marked with this one when it is opened for writing: its records stay.
@@ -46,8 +50,7 @@ const QUIET: Duration = Duration::from_secs(10);
 pub(crate) struct Database(Inner);
 
 enum Inner {
-    /// Locked for writing only by a check of the file's structure, which needs it without transactions.
-    Writable(RwLock<redb::Database>),
+    Writable(Arc<Turns>),
     ReadOnly(redb::ReadOnlyDatabase),
 }
 
@@ -105,9 +108,13 @@ impl Database {
             sys::file::remove_tree(&unfinished).map_err(|source| Error::sys(doing(), source))?;
             let inner =
                 redb::Database::create(&unfinished).map_err(|source| failed(doing(), source))?;
-            let mut write = Self(Inner::Writable(RwLock::new(inner))).write()?;
+            let mut write = Self(Inner::Writable(Turns::new(inner))).write()?;
             for table in [META, SNAPSHOTS, CHILDREN, LAYERS, IMAGES, BLOBS, SOURCES] {
-                write.transaction.open_table(table).map_err(|source| failed(doing(), source))?;
+                write
+                    .turn
+                    .transaction()
+                    .open_table(table)
+                    .map_err(|source| failed(doing(), source))?;
             }
             write.put(META, KEY_SCHEMA, &SCHEMA)?;
             write.commit()?;
@@ -120,7 +127,7 @@ impl Database {
             .set_cache_size(CACHE)
             .open(path)
             .map_err(|source| failed(doing(), source))?;
-        let database = Self(Inner::Writable(RwLock::new(inner)));
+        let database = Self(Inner::Writable(Turns::new(inner)));
         if database.check_schema(path)? < SCHEMA {
             let mut write = database.write()?;
             write.put(META, KEY_SCHEMA, &SCHEMA)?;
@@ -141,12 +148,12 @@ impl Database {
     /// Whether the file's own structure was in order; what can be repaired is. Waits for a moment without
     /// transactions of other threads.
     pub(crate) fn check_integrity(&self) -> Result<bool> {
-        let Inner::Writable(database) = &self.0 else { return Ok(true) };
+        let Inner::Writable(turns) = &self.0 else { return Ok(true) };
         let deadline = Instant::now() + QUIET;
         loop {
             // Never waited for: those who come to read meanwhile would wait behind, perhaps inside the transaction
             // that has to end first.
-            let checked = match database.try_write() {
+            let checked = match turns.database.try_write() {
                 Ok(mut database) => database.check_integrity(),
                 Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().check_integrity(),
                 Err(TryLockError::WouldBlock) => Err(redb::DatabaseError::TransactionInProgress),
@@ -193,8 +200,8 @@ impl Database {
 
     pub(crate) fn read(&self) -> Result<Read> {
         let transaction = match &self.0 {
-            Inner::Writable(database) => {
-                database.read().unwrap_or_else(PoisonError::into_inner).begin_read()
+            Inner::Writable(turns) => {
+                turns.database.read().unwrap_or_else(PoisonError::into_inner).begin_read()
             }
             Inner::ReadOnly(database) => database.begin_read(),
         };
@@ -207,13 +214,13 @@ impl Database {
     /// Starts the one write transaction; others wait until it is committed or dropped.
     pub(crate) fn write(&self) -> Result<Write> {
         match &self.0 {
-            Inner::Writable(database) => Ok(Write {
-                transaction: database
-                    .read()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .begin_write()
-                    .map_err(|source| failed("starting to write the metadata", source))?,
-            }),
+            Inner::Writable(turns) => {
+                let turn = turns.begin();
+                Ok(Write {
+                    turn: turn
+                        .map_err(|source| failed("starting to write the metadata", source))?,
+                })
+            }
             Inner::ReadOnly(_) => {
                 Err(Error::new(ErrorKind::ReadOnly, "the store was opened for reading only"))
             }
@@ -243,7 +250,7 @@ pub(crate) struct Read {
 
 /// The write transaction; dropped without [`commit`](Self::commit) it never was.
 pub(crate) struct Write {
-    transaction: redb::WriteTransaction,
+    turn: Turn,
 }
 
 /// Entries of a table: key and value.
@@ -429,7 +436,8 @@ impl Records for Read {
 impl Records for Write {
     fn get_bytes(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
         let table = self
-            .transaction
+            .turn
+            .transaction()
             .open_table(table)
             .map_err(|source| failed("reading the metadata", source))?;
         let value = table.get(key).map_err(|source| failed("reading the metadata", source))?;
@@ -438,7 +446,8 @@ impl Records for Write {
 
     fn scan(&self, table: Table, prefix: &[u8], limit: usize) -> Result<Entries> {
         let table = self
-            .transaction
+            .turn
+            .transaction()
             .open_table(table)
             .map_err(|source| failed("reading the metadata", source))?;
         scan_table(&table, prefix, limit)
@@ -448,7 +457,8 @@ impl Records for Write {
 impl Write {
     fn put_bytes(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<()> {
         let mut table = self
-            .transaction
+            .turn
+            .transaction()
             .open_table(table)
             .map_err(|source| failed("writing the metadata", source))?;
         table.insert(key, value).map_err(|source| failed("writing the metadata", source))?;
@@ -464,7 +474,8 @@ impl Write {
 
     fn delete(&mut self, table: Table, key: &[u8]) -> Result<bool> {
         let mut table = self
-            .transaction
+            .turn
+            .transaction()
             .open_table(table)
             .map_err(|source| failed("writing the metadata", source))?;
         let old = table.remove(key).map_err(|source| failed("writing the metadata", source))?;
@@ -555,7 +566,10 @@ impl Write {
     /// Makes everything written durable and visible, all of it or nothing.
     pub(crate) fn commit(self) -> Result<()> {
         sys::failpoint::hit("commit-metadata");
-        self.transaction.commit().map_err(|source| failed("committing the metadata", source))
+        self.turn.commit().map_err(|failure| match failure {
+            Failure::Begin(source) => failed("committing the metadata", source),
+            Failure::Commit(source) => failed("committing the metadata", source),
+        })
     }
 }
 

@@ -279,3 +279,173 @@ fn one_of_two_commits_of_a_key_wins() {
     assert_eq!(store.list(&[]).unwrap().len(), 5);
     assert!(store.cleanup().unwrap().is_empty());
 }
+
+/// Sixty-four clients that do everything on a few keys: whatever order it comes to, every answer is one of the table's.
+#[test]
+fn sixty_four_threads_get_only_answers_of_the_table() {
+    use ErrorKind::{AlreadyExists, FailedPrecondition, Invalid, NotFound};
+    let Fixture { store, directory } = Fixture::fast();
+    let only = |what: &str, result: store::Result<()>, allowed: &[ErrorKind]| {
+        if let Err(error) = result {
+            assert!(allowed.contains(&error.kind()), "{what}: {error:?}");
+        }
+    };
+    std::thread::scope(|scope| {
+        for thread in 0..64_usize {
+            let (store, only) = (&store, &only);
+            scope.spawn(move || {
+                for round in 0..20 {
+                    let step = thread.wrapping_mul(31) + round * 7;
+                    let key = format!("key-{}", step % 5);
+                    let name = format!("name-{}", step / 5 % 3);
+                    let parent = (step % 2 == 0).then_some(name.as_bytes());
+                    let labels = || fixture::labels(&[("thread", &thread.to_string())]);
+                    match step % 8 {
+                        0 | 1 => only(
+                            "prepare",
+                            store
+                                .prepare(key.as_bytes(), parent, labels(), Scratch::Directory)
+                                .map(drop),
+                            &[AlreadyExists, NotFound],
+                        ),
+                        2 => only(
+                            "view",
+                            store.view(key.as_bytes(), parent, labels()).map(drop),
+                            &[AlreadyExists, NotFound],
+                        ),
+                        3 | 4 => only(
+                            "commit",
+                            fixture::commit(store, &name, &key).map(drop),
+                            &[NotFound, AlreadyExists, FailedPrecondition],
+                        ),
+                        5 => {
+                            only(
+                                "remove",
+                                store.remove(name.as_bytes()),
+                                &[NotFound, FailedPrecondition],
+                            );
+                            only(
+                                "remove",
+                                store.remove(key.as_bytes()),
+                                &[NotFound, FailedPrecondition],
+                            );
+                        }
+                        6 => {
+                            only("stat", store.stat(key.as_bytes()).map(drop), &[NotFound]);
+                            only("usage", store.usage(name.as_bytes()).map(drop), &[NotFound]);
+                            only(
+                                "chain",
+                                store.chain(key.as_bytes()).map(drop),
+                                &[NotFound, FailedPrecondition],
+                            );
+                            only("list", store.list(&[]).map(drop), &[]);
+                        }
+                        _ => {
+                            only(
+                                "update",
+                                store
+                                    .update(key.as_bytes(), labels(), &["labels.thread"])
+                                    .map(drop),
+                                &[NotFound],
+                            );
+                            only(
+                                "bad update",
+                                store.update(key.as_bytes(), labels(), &["name"]).map(drop),
+                                &[NotFound, Invalid],
+                            );
+                            only("collect", store.collect(&|_| false).map(drop), &[]);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    drop(store);
+    let store = open(&directory.path().join("root")).unwrap();
+    assert!(store.swept().is_empty(), "{:?}", store.swept());
+    assert_eq!(store.fsck(FsckOptions::default()).unwrap().findings, []);
+}
+
+/// A parent that is removed while children are prepared on it: one of the two wins, each time.
+#[test]
+fn parents_are_removed_while_children_are_prepared() {
+    let Fixture { store, directory: _directory } = Fixture::fast();
+    for round in 0..30 {
+        let parent = format!("parent-{round}");
+        committed(&store, &parent, "");
+        let (removed, made) = std::thread::scope(|scope| {
+            let remover = scope.spawn(|| store.remove(parent.as_bytes()));
+            let makers: Vec<_> = (0..4)
+                .map(|child| {
+                    let (store, parent) = (&store, &parent);
+                    scope.spawn(move || prepare(store, &format!("{parent}-{child}"), parent))
+                })
+                .collect();
+            let made: Vec<_> = makers.into_iter().map(|maker| maker.join().unwrap()).collect();
+            (remover.join().unwrap(), made)
+        });
+        let children = made.iter().filter(|made| made.is_ok()).count();
+        match removed {
+            Ok(()) => assert_eq!(children, 0, "no child without parent"),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+                assert!(children > 0);
+            }
+        }
+        for error in made.into_iter().filter_map(Result::err) {
+            assert_eq!(error.kind(), ErrorKind::NotFound, "{error:?}");
+        }
+    }
+    assert_eq!(store.fsck(FsckOptions::default()).unwrap().findings, []);
+}
+
+const DONE: &str = "PLYWOOD_TEST_DONE";
+
+/// The child: many threads at once, which write down what they were told has happened.
+#[test]
+#[ignore = "the part of the child process, started by the test of the commits in groups"]
+fn writing_child() {
+    let root = std::env::var_os(ROOT).expect("started by the test of the commits in groups");
+    let done = std::env::var_os(DONE).expect("started by the test of the commits in groups");
+    let store = open(Path::new(&root)).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..16 {
+            let (store, done) = (&store, &done);
+            scope.spawn(move || {
+                for round in 0..200 {
+                    let key = format!("{thread}-{round}");
+                    prepare(store, &key, "").unwrap();
+                    std::fs::write(Path::new(done).join(&key), "").unwrap();
+                }
+            });
+        }
+    });
+}
+
+/// What is committed without an fsync of its own lives in the process's memory only, so a kill shows what a power cut
+/// would.
+#[test]
+fn no_commit_returns_before_it_is_durable() {
+    for count in [1, 2, 10, 40] {
+        let Fixture { store, directory } = Fixture::fast();
+        drop(store);
+        let root = directory.path().join("root");
+        let done = directory.path().join("done");
+        std::fs::create_dir(&done).unwrap();
+        let status = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "writing_child", "--ignored", "--test-threads=1"])
+            .env(ROOT, &root)
+            .env(DONE, &done)
+            .env("PLYWOOD_FAILPOINT", format!("commit-not-durable:{count}"))
+            .output()
+            .unwrap()
+            .status;
+        assert!(!status.success(), "16 threads share fsyncs, so the point is passed");
+        let store = open(&root).unwrap();
+        for key in std::fs::read_dir(&done).unwrap() {
+            let key = key.unwrap().file_name().into_string().unwrap();
+            assert!(store.stat(key.as_bytes()).is_ok(), "{key} had been made");
+        }
+        assert_eq!(store.fsck(FsckOptions::default()).unwrap().findings, []);
+    }
+}

@@ -1,0 +1,53 @@
+//! How many operations a second the store does, for people: `cargo nextest run -p store --run-ignored all speed`.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "in a test")]
+
+mod fixture;
+
+use std::time::Instant;
+
+use fixture::{Fixture, committed, prepare};
+use store::Store;
+
+/// Prepares, stats and removes in `threads` threads; operations a second of each.
+fn rates(store: &Store, threads: usize, rounds: usize) -> [f64; 3] {
+    let timed = |act: &(dyn Fn(&str) + Sync)| {
+        let start = Instant::now();
+        std::thread::scope(|scope| {
+            for thread in 0..threads {
+                scope.spawn(move || {
+                    for round in 0..rounds {
+                        act(&format!("default/1/{thread}-{round}"));
+                    }
+                });
+            }
+        });
+        (threads * rounds) as f64 / start.elapsed().as_secs_f64()
+    };
+    [
+        timed(&|key| drop(prepare(store, key, "base").unwrap())),
+        timed(&|key| drop(store.stat(key.as_bytes()).unwrap())),
+        timed(&|key| store.remove(key.as_bytes()).unwrap()),
+    ]
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn speed_of_prepare_stat_and_remove() {
+    for (what, fixture) in [("disk", Fixture::new()), ("memory", Fixture::fast())] {
+        let Fixture { store, directory: _directory } = fixture;
+        committed(&store, "base", "");
+        for others in [0, 1000] {
+            for index in 0..others {
+                prepare(&store, &format!("other-{index}"), "base").unwrap();
+            }
+            for (threads, rounds) in [(1, 200), (64, 16)] {
+                let [prepare, stat, remove] = rates(&store, threads, rounds);
+                println!(
+                    "{what}, {others:4} others, {threads:2} threads: prepare {prepare:.0}/s, stat {stat:.0}/s, \
+                     remove {remove:.0}/s"
+                );
+            }
+        }
+    }
+}
