@@ -14,7 +14,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
-use store::Swept;
+use store::{Collected, Swept};
 use tonic::Code;
 
 pub(crate) use exporter::Exporter;
@@ -87,17 +87,18 @@ impl Default for Metrics {
             metrics.seconds.clone(),
         );
         registry.register("calls_running", "Calls not ended yet", metrics.running.clone());
-        let help = "Layers that were applied, compared (diff) or made by a commit";
+        let help = "Layers that were applied, written by a diff, or made by a commit";
         registry.register("layers", help, metrics.layers.clone());
         registry.register_with_unit(
             "layer",
-            "Uncompressed bytes of layers that were applied, compared (diff) or made by a commit",
+            "Bytes of layers: uncompressed of those applied or written by a diff, on disk of those made by a commit",
             Unit::Bytes,
             metrics.layer_bytes.clone(),
         );
         registry.register(
             "swept",
-            "Leftovers in the store that a sweep removed, scratches it made again, leftovers it had to keep",
+            "Layers deleted because nothing needed them; leftovers that a sweep removed or had to keep; scratches it \
+             made again",
             metrics.swept.clone(),
         );
         registry.register(
@@ -159,6 +160,12 @@ impl Metrics {
             ("kept", swept.kept.len()),
         ];
         count(&self.swept, counts);
+    }
+
+    /// Counts what a clean-up did.
+    pub(crate) fn collected(&self, collected: &Collected) {
+        count(&self.swept, [("layers", collected.layers.len())]);
+        self.swept(&collected.swept);
     }
 
     /// Counts what comparing mounts with the journal did.

@@ -25,6 +25,9 @@ const WAIT: Duration = Duration::from_secs(10);
 /// finishes or undoes it.
 const LAST_CALLS: Duration = Duration::from_secs(20);
 
+/// How often volumes that nobody holds any more are looked for.
+const IDLE: Duration = Duration::from_secs(30);
+
 /// Calls that block at a time; more wait. Differs wait for each other elsewhere and do not take all of these.
 const BLOCKING_THREADS: usize = 128;
 
@@ -79,6 +82,7 @@ async fn serve(config: Config, logging: &Logging) -> Result<()> {
         let _ = told.wait_for(|stop| *stop).await;
     }));
     notify(&[NotifyState::Ready]);
+    tokio::spawn(trim_idle(service.clone()));
     let watchdog = tokio::spawn(watch_over(service.clone()));
 
     let ended = loop {
@@ -217,6 +221,18 @@ fn reload(service: &Service, logging: &Logging) {
         Err(error) => tracing::error!("the configuration stays as it was: {error}"),
     }
     notify(&[NotifyState::Ready]);
+}
+
+/// Unmounts volumes some time after the last who held them: containerd's collector, which asks for a clean-up too,
+/// may not run for long.
+async fn trim_idle(service: Service) {
+    let mut ticks = tokio::time::interval(IDLE);
+    loop {
+        ticks.tick().await;
+        if let Err(status) = service.blocking(snapshots::trim).await {
+            tracing::warn!("cannot unmount idle volumes: {}", status.message());
+        }
+    }
 }
 
 /// Tells systemd that all is well, as often as it asks: only while the store answers.

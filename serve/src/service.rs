@@ -1,5 +1,6 @@
 //! What every call works with.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use mount::Registry;
@@ -19,12 +20,19 @@ struct Shared {
     registry: Registry,
     config: RwLock<Arc<Config>>,
     metrics: Metrics,
+    idle_volumes: AtomicBool,
 }
 
 impl Service {
     pub(crate) fn new(store: Store, registry: Registry, config: Config) -> Self {
         let config = RwLock::new(Arc::new(config));
-        Self(Arc::new(Shared { store, registry, config, metrics: Metrics::default() }))
+        Self(Arc::new(Shared {
+            store,
+            registry,
+            config,
+            metrics: Metrics::default(),
+            idle_volumes: AtomicBool::new(true),
+        }))
     }
 
     pub(crate) fn store(&self) -> &Store {
@@ -46,6 +54,16 @@ impl Service {
 
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.0.metrics
+    }
+
+    /// There may be volumes that nobody holds.
+    pub(crate) fn note_idle_volumes(&self) {
+        self.0.idle_volumes.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether there may be volumes that nobody holds, and has the caller see to them.
+    pub(crate) fn take_idle_volumes(&self) -> bool {
+        self.0.idle_volumes.swap(false, Ordering::Relaxed)
     }
 
     /// Runs library code, which blocks, away from the threads that serve connections. It runs to its end even if the

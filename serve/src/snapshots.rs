@@ -7,10 +7,12 @@
 mod holding;
 mod wire;
 
+use std::collections::HashSet;
 use std::pin::Pin;
 
 use layer::Cancel;
-use store::{CommitOptions, GcObject, GcOptions, Kind, LayerId, Origin, Scope, Snapshot};
+use mount::IdMapping;
+use store::{CommitOptions, Kind, Origin, Scope, Snapshot};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 use tracing::Span;
@@ -22,7 +24,7 @@ use crate::metrics::LayerWork;
 use crate::service::Service;
 use crate::{status, text};
 
-pub(crate) use holding::key_of;
+pub(crate) use holding::{key_of, trim};
 
 /// The service for the daemon's socket.
 pub(crate) fn server(service: Service) -> SnapshotsServer<Snapshots> {
@@ -72,6 +74,9 @@ impl Snapshots {
         self.call(&key.clone(), move |service| {
             let scope = scope(service);
             let parent = Some(parent.as_slice());
+            // Looked at first: a label that means nothing makes no snapshot.
+            let mapping =
+                IdMapping::from_labels(&labels).map_err(|error| status::of_mount(&error))?;
             let made = match kind {
                 Kind::View => scope.view(&key, parent, labels),
                 _ => {
@@ -79,18 +84,19 @@ impl Snapshots {
                     scope.prepare(&key, parent, labels, scratch)
                 }
             };
-            made.map_err(|error| status::of_store(&error))?;
-            holding::mounts(service, &key).inspect_err(|_| undo(service, &key))
+            let made = made.map_err(|error| status::of_store(&error))?;
+            holding::first_mounts(service, &made, mapping.as_ref())
+                .inspect_err(|_| undo(service, &made))
         })
         .await
     }
 }
 
 /// Removes a snapshot that was made but whose mounts cannot be.
-fn undo(service: &Service, key: &[u8]) {
-    holding::release(service, key);
-    if let Err(error) = scope(service).remove(key) {
-        tracing::warn!("cannot undo snapshot {}: {error}", text::key(key));
+fn undo(service: &Service, made: &Snapshot) {
+    holding::release(service, made);
+    if let Err(error) = scope(service).remove(&made.key) {
+        tracing::warn!("cannot undo snapshot {}: {error}", text::key(&made.key));
     }
 }
 
@@ -114,8 +120,7 @@ fn remove(service: &Service, key: &[u8]) -> Result<(), Status> {
         }
     }
     if snapshot.kind != Kind::Committed {
-        // Before its files go: a scratch image may be mounted.
-        holding::release(service, key);
+        holding::release(service, &snapshot);
     }
     scope.remove(key).map_err(|error| status::of_removal(key, &error))
 }
@@ -134,29 +139,30 @@ fn commit(
     }
     let committed = scope.commit(name, key, options).map_err(|error| status::of_store(&error))?;
     service.metrics().layer_done(LayerWork::Commit, committed.usage.size);
-    holding::release(service, key);
+    holding::release(service, &active);
     Ok(())
 }
 
-/// Deletes what nothing needs any more: layers of removed snapshots, and leftovers.
+/// Unmounts what nobody holds, then deletes what nothing needs: layers of removed snapshots, and leftovers.
 fn cleanup(service: &Service) -> Result<(), Status> {
+    holding::trim(service)?;
     let volumes = service.registry().volumes().map_err(|error| status::of_mount(&error))?;
-    let mounted: std::collections::HashSet<String> =
+    let mounted: HashSet<String> =
         volumes.into_iter().map(|volume| volume.layer.to_string()).collect();
-    let in_use = |layer: &LayerId| mounted.contains(layer.as_str());
-    let store = service.store();
-    let failed = |error: store::Error| status::of_store(&error);
-    let items = store.gc(GcOptions::default(), &in_use).map_err(failed)?;
-    for item in &items {
-        let what = match &item.what {
-            GcObject::Snapshot(key) => format!("snapshot {}", text::key(key)),
-            GcObject::Layer(id) => format!("layer {id}"),
-            GcObject::Blob(digest) => format!("blob {digest}"),
-            GcObject::Leftover(path) => format!("leftover {}", path.display()),
-        };
-        tracing::info!(bytes = item.bytes, kept = item.kept, "clean-up: {what}: {}", item.why);
+    let collected = service
+        .store()
+        .collect(&|layer| mounted.contains(layer.as_str()))
+        .map_err(|error| status::of_store(&error))?;
+    service.metrics().collected(&collected);
+    if !collected.layers.is_empty() || !collected.swept.is_empty() {
+        tracing::info!(
+            layers = collected.layers.len(),
+            bytes = collected.bytes,
+            kept = collected.kept.len(),
+            removed = collected.swept.removed.len(),
+            "cleaned up"
+        );
     }
-    service.metrics().swept(&store.cleanup().map_err(failed)?);
     Ok(())
 }
 

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use mount::{Holder, HolderKind, MountForm};
-use store::{Labels, Scratch, Snapshot};
+use mount::{Holder, HolderKind, IdMapping, MountForm, ScratchDirs};
+use store::{Chain, Labels, Scratch, Snapshot};
 use tonic::Status;
 
 use super::{scope, wire};
@@ -43,39 +43,96 @@ pub(super) fn scratch(key: &[u8], labels: &Labels, config: &Config) -> Result<Sc
     Scratch::for_key(key, labels, default).map_err(|error| status::of_store(&error))
 }
 
+/// The mounts of a snapshot that was just made, its volumes held.
+pub(super) fn first_mounts(
+    service: &Service,
+    made: &Snapshot,
+    mapping: Option<&IdMapping>,
+) -> Result<Vec<types::Mount>, Status> {
+    let chain = scope(service).chain(&made.key).map_err(|error| status::of_store(&error))?;
+    let scratch = hold_scratch(service, &chain).map_err(|error| status::of_mount(&error))?;
+    if let (Some(scratch), Some(mapping)) = (&scratch, mapping) {
+        // Only now: later the container's root directory may belong to whom the container wants.
+        scratch.give_to(mapping).map_err(|error| status::of_mount(&error))?;
+    }
+    described(service, &chain, scratch.as_ref(), mapping)
+}
+
 /// The mounts of an active snapshot or view, its volumes held.
 pub(super) fn mounts(service: &Service, key: &[u8]) -> Result<Vec<types::Mount>, Status> {
     let chain = scope(service).chain(key).map_err(|error| status::of_store(&error))?;
+    let failed = |error| status::of_mount(&error);
+    let mapping = IdMapping::from_labels(&chain.snapshot.labels).map_err(failed)?;
+    let scratch = hold_scratch(service, &chain).map_err(failed)?;
+    described(service, &chain, scratch.as_ref(), mapping.as_ref())
+}
+
+fn hold_scratch(service: &Service, chain: &Chain) -> mount::Result<Option<ScratchDirs>> {
+    match chain.scratch {
+        Some(_) => service.registry().hold_scratch(chain, &holder(&chain.snapshot.key)).map(Some),
+        None => Ok(None),
+    }
+}
+
+fn described(
+    service: &Service,
+    chain: &Chain,
+    scratch: Option<&ScratchDirs>,
+    mapping: Option<&IdMapping>,
+) -> Result<Vec<types::Mount>, Status> {
     let config = service.config();
     let form = MountForm { user_xattrs: config.userxattr };
-    let (registry, holder) = (service.registry(), holder(key));
-    let described = (|| {
-        let scratch = match chain.scratch {
-            Some(_) => Some(registry.hold_scratch(&chain, &holder)?),
-            None => None,
-        };
-        match config.mounts {
-            config::MountForm::Plain => {
-                // Most snapshots of an unpack have no layers, and then there is nothing to write down.
-                let volumes = match chain.layers.is_empty() {
-                    true => Vec::new(),
-                    false => registry.hold(&chain.layers, &holder)?,
-                };
-                mount::describe(&chain, &volumes, scratch.as_ref(), &form)
-            }
-            config::MountForm::Erofs => mount::describe_erofs(&chain, scratch.as_ref(), &form),
-        }
-    })();
+    let described = match (config.mounts, mapping) {
+        (config::MountForm::Erofs, None) => mount::describe_erofs(chain, scratch, &form),
+        // Owners of layer files can be mapped only where they are mounted, so by us.
+        _ => volumes(service, chain, mapping)
+            .and_then(|volumes| mount::describe(chain, &volumes, scratch, &form)),
+    };
     let mounts = described.map_err(|error| status::of_mount(&error))?;
     Ok(mounts.into_iter().map(wire::mount).collect())
 }
 
-/// Gives back what a snapshot holds. A failure is only logged: the snapshot is gone or going, and the next start
-/// of the daemon releases holders without a snapshot.
-pub(super) fn release(service: &Service, key: &[u8]) {
-    if let Err(error) = service.registry().release(&holder(key)) {
-        tracing::warn!("cannot release the volumes of {}: {error}", text::key(key));
+fn volumes(
+    service: &Service,
+    chain: &Chain,
+    mapping: Option<&IdMapping>,
+) -> mount::Result<Vec<PathBuf>> {
+    let (registry, holder) = (service.registry(), holder(&chain.snapshot.key));
+    match mapping {
+        // Most snapshots of an unpack have no layers, and then there is nothing to write down.
+        _ if chain.layers.is_empty() => Ok(Vec::new()),
+        Some(mapping) => registry.hold_mapped(&chain.layers, mapping, &holder),
+        None => registry.hold(&chain.layers, &holder),
     }
+}
+
+/// Gives back what a snapshot holds that is gone or going. Layers stay mounted for the next who wants them, until
+/// [`trim`]; a scratch image is unmounted now, because its file goes. A failure is only logged: the next start of the
+/// daemon releases holders without a snapshot.
+pub(super) fn release(service: &Service, snapshot: &Snapshot) {
+    let (registry, holder) = (service.registry(), holder(&snapshot.key));
+    let released = match snapshot.scratch {
+        Some(Scratch::Image { .. }) => registry.release(&holder).map(|_| ()),
+        _ => registry.let_go(&holder).map(|held| {
+            if held {
+                service.note_idle_volumes();
+            }
+        }),
+    };
+    if let Err(error) = released {
+        tracing::warn!("cannot release the volumes of {}: {error}", text::key(&snapshot.key));
+    }
+}
+
+/// Unmounts the volumes that nobody holds.
+pub(crate) fn trim(service: &Service) -> Result<(), Status> {
+    if service.take_idle_volumes() {
+        service.registry().trim().map_err(|error| {
+            service.note_idle_volumes();
+            status::of_mount(&error)
+        })?;
+    }
+    Ok(())
 }
 
 /// The upper directory of an active snapshot that writes to a disk image, which is mounted for it; `None` for one

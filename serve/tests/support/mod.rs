@@ -372,6 +372,14 @@ impl Bench {
     }
 }
 
+pub fn list_request() -> api::ListSnapshotsRequest {
+    api::ListSnapshotsRequest::default()
+}
+
+pub fn stat_request(key: &[u8]) -> api::StatSnapshotRequest {
+    api::StatSnapshotRequest { key: key.to_vec(), ..Default::default() }
+}
+
 /// The code of a call that must fail.
 pub fn code<T>(result: Result<T, Status>) -> Code {
     match result {

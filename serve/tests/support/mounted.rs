@@ -7,6 +7,8 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use mount::{Backing, mount_image};
+use rustix::mount::{UnmountFlags, unmount};
 use serve::api::types::Mount;
 
 /// Mounts at a directory, until it is dropped.
@@ -21,10 +23,10 @@ impl Mounted {
     pub fn new(mounts: &[Mount], target: &Path) -> Self {
         let mut mounted = Self { target: target.to_owned(), points: Vec::new() };
         let (last, lowers) = mounts.split_last().expect("at least one mount");
+        let mut directory = target.as_os_str().to_owned();
+        directory.push(".t");
         for (index, mount) in lowers.iter().enumerate() {
-            let mut point = target.as_os_str().to_owned();
-            point.push(format!(".{index}"));
-            let point = PathBuf::from(point);
+            let point = Path::new(&directory).join(index.to_string());
             fs::create_dir_all(&point).unwrap();
             mounted.perform(mount, &point);
         }
@@ -50,18 +52,22 @@ impl Mounted {
             }
             return;
         }
-        let options = mount.options.join(",");
-        run(
-            "mount",
-            &[
-                "-t".into(),
-                kind.into(),
-                "-o".into(),
-                options.into(),
-                mount.source.clone().into(),
-                at.into(),
-            ],
-        );
+        if kind == "erofs" {
+            // In this process: there may be thousands.
+            mount_image(Path::new(&mount.source), &[], at, Backing::Auto).unwrap();
+            self.points.push(at.to_owned());
+            return;
+        }
+        let (directory, options) = shortened(&mount.options);
+        let arguments: [OsString; 6] = [
+            "-t".into(),
+            kind.into(),
+            "-o".into(),
+            options.into(),
+            mount.source.clone().into(),
+            at.into(),
+        ];
+        run_in(&directory, "mount", &arguments);
         self.points.push(at.to_owned());
     }
 
@@ -95,16 +101,35 @@ fn filled(option: &str, points: &[PathBuf]) -> String {
 impl Drop for Mounted {
     fn drop(&mut self) {
         for point in self.points.drain(..).rev() {
-            let done = Command::new("umount").arg(&point).output().unwrap();
-            if !done.status.success() && !std::thread::panicking() {
-                panic!("umount {}: {}", point.display(), String::from_utf8_lossy(&done.stderr));
+            let done = unmount(&point, UnmountFlags::empty());
+            if !std::thread::panicking() {
+                done.unwrap_or_else(|error| panic!("umount {}: {error}", point.display()));
             }
         }
     }
 }
 
+/// What containerd does when an overlay's options do not fit the page that mount(2) reads: it enters the directory that
+/// the lower directories share, and names them from there.
+fn shortened(options: &[String]) -> (PathBuf, String) {
+    let joined = options.join(",");
+    let lowers = options.iter().find_map(|option| option.strip_prefix("lowerdir="));
+    let (Some(lowers), true) = (lowers, joined.len() > 3500) else {
+        return (PathBuf::from("/"), joined);
+    };
+    let names: Vec<&Path> = lowers.split(':').map(Path::new).collect();
+    let common = names[0].parent().unwrap();
+    let short: Vec<&str> =
+        names.iter().map(|name| name.strip_prefix(common).unwrap().to_str().unwrap()).collect();
+    (common.to_owned(), joined.replace(lowers, &short.join(":")))
+}
+
 fn run(program: &str, arguments: &[OsString]) {
-    let output = Command::new(program).args(arguments).output().unwrap();
+    run_in(Path::new("/"), program, arguments);
+}
+
+fn run_in(directory: &Path, program: &str, arguments: &[OsString]) {
+    let output = Command::new(program).args(arguments).current_dir(directory).output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program} {arguments:?}: {errors}");
 }
