@@ -140,7 +140,7 @@ fn common_directory(paths: &[PathBuf]) -> Option<usize> {
 }
 
 /// A path as overlayfs reads it in an option string: separators are escaped with a backslash.
-fn escaped(path: &Path) -> Result<String> {
+pub(crate) fn escaped(path: &Path) -> Result<String> {
     let Some(text) = path.to_str() else {
         return Err(Error::new(
             ErrorKind::Invalid,

@@ -17,6 +17,8 @@ pub enum HolderKind {
     Container,
     /// A person, by `plywood mount`.
     User,
+    /// An activation of mounts ([`crate::Registry::activate`]), by its name.
+    Activation,
 }
 
 impl fmt::Display for HolderKind {
@@ -25,6 +27,7 @@ impl fmt::Display for HolderKind {
             Self::Snapshot => "snapshot",
             Self::Container => "container",
             Self::User => "user",
+            Self::Activation => "activation",
         })
     }
 }

@@ -8,6 +8,7 @@
 //! Everything is mounted through the new mount API: file systems are configured by `fsconfig`, so neither the
 //! number of layers nor the characters in their paths are limited by an option string.
 
+mod activation;
 mod compat;
 mod description;
 mod error;
@@ -26,6 +27,7 @@ mod users;
 mod volume;
 mod volumes;
 
+pub use activation::{ActivateOptions, Activation, ActiveMount};
 pub use description::{Mount, MountForm, describe, describe_erofs};
 pub use error::{Error, ErrorKind, Result};
 pub use holder::{Holder, HolderKind};

@@ -10,7 +10,7 @@ use crate::record::{Identity, Record};
 use crate::rootfs::detach;
 use crate::volume::Place;
 use crate::volumes::{Undone, take_down};
-use crate::{Error, ErrorKind, Holder, Registry, Result};
+use crate::{Error, ErrorKind, Holder, HolderKind, Registry, Result};
 
 /// What [`Registry::reconcile`] did and what it left alone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,6 +48,7 @@ impl Registry {
             report: ReconcileReport::default(),
         };
         pass.targets(alive)?;
+        pass.activations(alive)?;
         pass.holders(alive)?;
         pass.volumes()?;
         pass.strangers()?;
@@ -98,10 +99,44 @@ impl Pass<'_> {
         Ok(())
     }
 
+    /// Activations that were never finished, that somebody took apart, or that nobody wants any more.
+    fn activations(&mut self, alive: &dyn Fn(&Holder) -> bool) -> Result<()> {
+        let table = read_table()?;
+        for (name, activation) in self.journal.state().activations.clone() {
+            let whole = activation.done.as_ref().is_some_and(|done| {
+                done.active.iter().all(|active| match active.identity {
+                    Some(identity) => {
+                        table.entries().iter().any(|entry| is_at(entry, &active.point, identity))
+                    }
+                    None => true,
+                })
+            });
+            let holder = Holder::new(HolderKind::Activation, &name);
+            if whole && alive(&holder) {
+                continue;
+            }
+            let shown = holder.to_string();
+            match self.registry.dismantle(self.journal, &name) {
+                Ok(()) if activation.done.is_some() && !whole => self.report.forgotten.push(shown),
+                Ok(()) => self.report.undone.push(shown),
+                Err(error) if error.kind() == ErrorKind::Busy => self.report.kept_busy.push(shown),
+                Err(error) => return Err(error),
+            }
+            sys::failpoint::hit("reconcile-activation");
+        }
+        Ok(())
+    }
+
     fn holders(&mut self, alive: &dyn Fn(&Holder) -> bool) -> Result<()> {
-        let holds = self.journal.state().holds.values();
+        let state = self.journal.state();
+        // What an activation holds goes with it, or stays with it if it is in use.
+        let stays = |holder: &Holder| match holder.kind {
+            HolderKind::Activation => state.activations.contains_key(&holder.name),
+            _ => alive(holder),
+        };
+        let holds = state.holds.values();
         let dead: Vec<Holder> =
-            holds.map(|hold| hold.holder.clone()).filter(|holder| !alive(holder)).collect();
+            holds.map(|hold| hold.holder.clone()).filter(|holder| !stays(holder)).collect();
         for holder in dead {
             let release = Record::Release { kind: holder.kind, name: holder.name.clone() };
             self.journal.append(vec![release])?;
@@ -177,7 +212,13 @@ impl Pass<'_> {
     fn is_known(&self, entry: &MountEntry) -> bool {
         let state = self.journal.state();
         let by_target = state.targets.keys().any(|path| entry.mount_point.starts_with(path));
+        let by_activation = || {
+            let mut names = state.activations.keys();
+            names
+                .any(|name| entry.mount_point.starts_with(self.registry.activation_directory(name)))
+        };
         by_target
+            || by_activation()
             || state.volumes.iter().any(|(id, volume)| {
                 let mount_point = self.registry.mount_point(id, volume.place);
                 entry.mount_point.starts_with(&mount_point)
@@ -210,7 +251,9 @@ impl Pass<'_> {
                 }
             }
         }
-        Ok(())
+        self.registry.clear_strange_activations(&self.journal.state().activations, |path| {
+            self.report.undone.push(format!("directory {}", path.display()));
+        })
     }
 }
 

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Holder, HolderKind, IdMapping, TargetKind, VolumeId};
+use store::Labels;
+
+use crate::{Holder, HolderKind, IdMapping, Mount, TargetKind, VolumeId};
 
 /// First line of a journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,6 +102,24 @@ pub(crate) enum Record {
     Hold { holder: Holder, volumes: Vec<VolumeId>, since: u64 },
     /// A holder holds nothing any more.
     Release { kind: HolderKind, name: String },
+    /// An activation begins: its directory, and mounts and links in it, may exist from here on.
+    Activate { name: String, labels: Labels, since: u64 },
+    /// It is complete.
+    Activated { name: String, active: Vec<ActiveRecord>, system: Vec<Mount> },
+    /// Nothing of it is left.
+    Deactivated { name: String },
+}
+
+/// A mount that an activation performed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ActiveRecord {
+    pub(crate) mount: Mount,
+    #[serde(with = "path_text")]
+    pub(crate) point: PathBuf,
+    /// Which mount it is; `None` for a shared volume and for a link to a loop device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) identity: Option<Identity>,
+    pub(crate) since: u64,
 }
 
 /// A path as text where it is UTF-8, else as a list of numbers.

@@ -2,7 +2,7 @@
 //! without filling the host.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::Command;
 
@@ -18,8 +18,7 @@ const EXT4_MAGIC: [u8; 2] = [0x53, 0xEF];
 pub(crate) const UPPER: &str = "fs";
 pub(crate) const WORK: &str = "work";
 
-/// Makes the file system in `image` unless it has one. It is made in a file beside it, which then takes the
-/// name, so that a half-made one is never seen.
+/// Makes the file system in `image` unless it has one.
 pub(crate) fn format(image: &Path, size: u64) -> Result<()> {
     let doing = |what: &str| format!("cannot {what} scratch image {}", image.display());
     match File::open(image) {
@@ -32,18 +31,32 @@ pub(crate) fn format(image: &Path, size: u64) -> Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(Error::io(doing("open"), error)),
     }
+    make(image, size, "ext4", None)
+}
+
+/// Makes a file `image` of `size` bytes with a file system of type `sort` (ext2, ext3, ext4, xfs). It is made in a
+/// file beside it, which then takes the name, so that a half-made one is never seen.
+pub(crate) fn make(image: &Path, size: u64, sort: &str, uuid: Option<&str>) -> Result<()> {
+    let doing = |what: &str| format!("cannot {what} disk image {}", image.display());
     let mut name = image.as_os_str().to_owned();
     name.push(".new");
     let new = Path::new(&name);
     let made = (|| {
+        // Left by a process that was killed here, or anything else: nothing is written through a link.
+        match std::fs::remove_file(new) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io(doing("make"), error));
+            }
+            _ => {}
+        }
         let file = OpenOptions::new()
             .write(true)
-            .create(true)
-            .truncate(true)
+            .create_new(true)
+            .mode(0o600)
             .open(new)
             .map_err(|error| Error::io(doing("make"), error))?;
         file.set_len(size).map_err(|error| Error::io(doing("size"), error))?;
-        make_file_system(new)?;
+        make_file_system(new, sort, uuid)?;
         sys::failpoint::hit("scratch-formatted");
         file.sync_all().map_err(|error| Error::io(doing("sync"), error))?;
         std::fs::rename(new, image).map_err(|error| Error::io(doing("name"), error))?;
@@ -58,23 +71,41 @@ pub(crate) fn format(image: &Path, size: u64) -> Result<()> {
     made
 }
 
-fn make_file_system(image: &Path) -> Result<()> {
+fn make_file_system(image: &Path, sort: &str, uuid: Option<&str>) -> Result<()> {
     // Debian keeps it in /usr/sbin, which the PATH of an ordinary login lacks.
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut directories: Vec<_> = std::env::split_paths(&path).collect();
     directories.extend(["/usr/sbin".into(), "/sbin".into()]);
+    let name = format!("mkfs.{sort}");
     let tool =
-        directories.iter().map(|directory| directory.join("mkfs.ext4")).find(|tool| tool.is_file());
+        directories.iter().map(|directory| directory.join(&name)).find(|tool| tool.is_file());
     let Some(tool) = tool else {
+        let package = if sort == "xfs" { "xfsprogs" } else { "e2fsprogs" };
         return Err(Error::new(
             ErrorKind::ToolMissing,
-            "a scratch of limited size needs mkfs.ext4 (Debian package e2fsprogs)",
+            format!("a scratch of limited size needs {name} (Debian package {package})"),
         ));
     };
+    let mut command = Command::new(&tool);
     // Only what must be written now is, so that the file stays sparse; no reserve for root, because root is
     // who writes.
-    let output = Command::new(&tool)
-        .args(["-F", "-q", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard"])
+    match sort {
+        "xfs" => command.args(["-f", "-q", "-K"]),
+        _ => {
+            let lazily = "lazy_itable_init=1,lazy_journal_init=1,nodiscard";
+            command.args(["-F", "-q", "-m", "0", "-E", lazily])
+        }
+    };
+    match (sort, uuid) {
+        (_, None) => {}
+        ("xfs", Some(uuid)) => {
+            command.args(["-m", &format!("uuid={uuid}")]);
+        }
+        (_, Some(uuid)) => {
+            command.args(["-U", uuid]);
+        }
+    }
+    let output = command
         .arg(image)
         .stdin(std::process::Stdio::null())
         .output()

@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
-use crate::record::{Identity, Record};
+use store::Labels;
+
+use crate::record::{ActiveRecord, Identity, Record};
 use crate::volume::Place;
-use crate::{Holder, HolderKind, IdMapping, TargetKind, VolumeId};
+use crate::{Holder, HolderKind, IdMapping, Mount, TargetKind, VolumeId};
 
 /// A volume that exists or was going to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,12 +50,29 @@ pub(crate) struct HoldState {
     pub(crate) since: u64,
 }
 
+/// An activation that exists or was going to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ActivationState {
+    pub(crate) labels: Labels,
+    pub(crate) since: u64,
+    /// `None`: whoever was at it is dead or is us.
+    pub(crate) done: Option<Activated>,
+}
+
+/// What a complete activation consists of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Activated {
+    pub(crate) active: Vec<ActiveRecord>,
+    pub(crate) system: Vec<Mount>,
+}
+
 /// Everything that the journal knows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct State {
     pub(crate) volumes: BTreeMap<VolumeId, VolumeState>,
     pub(crate) targets: BTreeMap<PathBuf, TargetState>,
     pub(crate) holds: BTreeMap<(HolderKind, String), HoldState>,
+    pub(crate) activations: BTreeMap<String, ActivationState>,
     /// How many holds and targets name each volume, so that no call has to look at all of them.
     uses: HashMap<VolumeId, usize>,
     /// Volumes that none names.
@@ -140,6 +159,17 @@ impl State {
                 if let Some(before) = self.holds.remove(&(kind, name)) {
                     self.drop_uses(&before.volumes);
                 }
+            }
+            Record::Activate { name, labels, since } => {
+                self.activations.insert(name, ActivationState { labels, since, done: None });
+            }
+            Record::Activated { name, active, system } => {
+                if let Some(activation) = self.activations.get_mut(&name) {
+                    activation.done = Some(Activated { active, system });
+                }
+            }
+            Record::Deactivated { name } => {
+                self.activations.remove(&name);
             }
         }
     }
@@ -233,6 +263,13 @@ impl State {
                 volumes: hold.volumes.iter().cloned().collect(),
                 since: hold.since,
             });
+        }
+        for (name, activation) in &self.activations {
+            let (name, labels) = (name.clone(), activation.labels.clone());
+            records.push(Record::Activate { name: name.clone(), labels, since: activation.since });
+            if let Some(Activated { active, system }) = activation.done.clone() {
+                records.push(Record::Activated { name, active, system });
+            }
         }
         records
     }

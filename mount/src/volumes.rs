@@ -94,7 +94,7 @@ impl Wanted {
     }
 }
 
-fn volume_id(text: &[u8]) -> VolumeId {
+pub(crate) fn volume_id(text: &[u8]) -> VolumeId {
     VolumeId(image::hex(&Sha256::digest(text)[..8]))
 }
 
@@ -318,7 +318,7 @@ pub(crate) fn take_down(mount_point: &Path) -> Result<Undone> {
     }
 }
 
-fn make_mount_point(path: &Path) -> Result<()> {
+pub(crate) fn make_mount_point(path: &Path) -> Result<()> {
     match std::fs::create_dir(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             // Only root passes: layers hold set-user-id programs and devices.

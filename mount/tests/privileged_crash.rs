@@ -12,7 +12,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use mount::{Backing, Holder, MountOptions, Registry};
+use mount::{ActivateOptions, Backing, Holder, HolderKind, Mount, MountOptions, Registry};
 use store::{Chain, ScratchPaths};
 use support::{Bench, chain, container, eventually, loops_below, names_in, user};
 
@@ -20,6 +20,22 @@ use support::{Bench, chain, container, eventually, loops_below, names_in, user};
 const WORK: &str = "PLYWOOD_TEST_WORK";
 const HOME: &str = "PLYWOOD_TEST_HOME";
 
+/// Every failpoint that the activating child passes besides.
+const ACTIVATION_POINTS: [&str; 13] = [
+    "activation-intended",
+    "activation-directory",
+    "volumes-intended",
+    "volume-attached",
+    "scratch-formatted",
+    "activation-mounted",
+    "activation-linked",
+    "activated",
+    "activation-unmounted",
+    "activation-cleared",
+    "deactivated",
+    "volume-undone",
+    "held",
+];
 /// Every failpoint that the child's work passes.
 const WORK_POINTS: [&str; 14] = [
     "volumes-intended",
@@ -60,6 +76,61 @@ fn work(home: &Path) {
     registry.release(&holder).unwrap();
 }
 
+/// An activation of everything, and layers with other owners, made and undone.
+fn activating(home: &Path) {
+    let bench = Home(home);
+    let registry = bench.registry();
+    let me = sys::process::Process::current().unwrap();
+    let holder = container("worker").with_process(me);
+    let layers = bench.chain().layers;
+    let layer_of = |path: &Path| layers[..2].iter().find(|layer| layer.path == path).cloned();
+    let roots = [home.to_owned()];
+    let options = ActivateOptions {
+        roots: &roots,
+        layer_of: &layer_of,
+        temporary: true,
+        ..ActivateOptions::default()
+    };
+    let mount = |r#type: &str, source: &Path, options: &[&str]| Mount {
+        r#type: r#type.to_owned(),
+        source: source.to_owned(),
+        target: PathBuf::new(),
+        options: options.iter().map(|option| (*option).to_owned()).collect(),
+    };
+    let disk = home.join("scratch/disk.img");
+    let mounts = [
+        mount("mkfs/ext4", &disk, &["X-containerd.mkfs.size=4m", "rw", "loop"]),
+        mount("erofs", &layers[0].path, &["ro", "loop"]),
+        mount("erofs", &layers[1].path, &["ro", "loop"]),
+        mount("erofs", &layers[2].path, &["ro", "loop"]),
+        mount("loop", &layers[2].path, &["ro"]),
+        mount(
+            "format/mkdir/overlay",
+            Path::new("overlay"),
+            &[
+                "X-containerd.mkdir.path={{ mount 0 }}/upper:0755",
+                "X-containerd.mkdir.path={{ mount 0 }}/work:0755",
+                "upperdir={{ mount 0 }}/upper",
+                "workdir={{ mount 0 }}/work",
+                "lowerdir={{ overlay 1 3 }}",
+            ],
+        ),
+    ];
+    let activation = registry.activate("default/worker", &mounts, &options).unwrap();
+    let rootfs = &activation.system[0].source;
+    assert_eq!(fs::read(rootfs.join("top")).unwrap(), b"shared");
+    fs::write(rootfs.join("written"), "x").unwrap();
+    registry.deactivate("default/worker").unwrap();
+    let range = "0:100000:65536".to_owned();
+    let labels = store::Labels::from([
+        (mount::UIDS.to_owned(), range.clone()),
+        (mount::GIDS.to_owned(), range),
+    ]);
+    let mapping = mount::IdMapping::from_labels(&labels).unwrap().unwrap();
+    registry.hold_mapped(&layers, &mapping, &holder).unwrap();
+    registry.release(&holder).unwrap();
+}
+
 struct Home<'a>(&'a Path);
 
 impl Home<'_> {
@@ -87,6 +158,7 @@ fn privileged_child() {
     let home = PathBuf::from(std::env::var_os(HOME).expect("started by hand"));
     match std::env::var(WORK).unwrap().as_str() {
         "work" => work(&home),
+        "activating" => activating(&home),
         "reconcile" => {
             Home(&home).registry().reconcile(&alive).unwrap();
         }
@@ -94,8 +166,9 @@ fn privileged_child() {
     }
 }
 
+/// Here an activation lives as long as nobody was killed.
 fn alive(holder: &Holder) -> bool {
-    holder.is_alive().unwrap()
+    holder.kind != HolderKind::Activation && holder.is_alive().unwrap()
 }
 
 /// Runs the child; `true` if it was killed at the failpoint, `false` if it came to its end.
@@ -126,7 +199,7 @@ fn picture(home: &Path) -> Picture {
     let mounts = table.entries().iter().map(|entry| (entry.id, entry.mount_point.clone()));
     let list = |name: &'static str| (name, names_in(&home.join(name)));
     // A half-made scratch belongs to the store's snapshot and goes with it.
-    let directories = ["run/v", "run/s", "rootfs", "files"].map(list);
+    let directories = ["run/v", "run/s", "run/m", "run/t", "rootfs", "files"].map(list);
     Picture { mounts: mounts.collect(), directories: BTreeMap::from(directories) }
 }
 
@@ -207,6 +280,51 @@ privileged! {
         // And it works after all that.
         assert!(!run_child(home, "work", "none"));
         bystander.check("the last run");
+    }
+
+    fn privileged_a_killed_activation_leaves_nothing_after_reconcile() {
+        let bystander = Bystander::new();
+        let home = bystander.bench.path();
+        let fresh = || {
+            let _ = fs::remove_file(home.join("scratch/disk.img"));
+        };
+        assert!(!run_child(home, "activating", "none"));
+        bystander.check("a run that was not killed");
+        let mut kills = 0;
+        for point in ACTIVATION_POINTS {
+            for count in 1.. {
+                fresh();
+                let failpoint = format!("{point}:{count}");
+                if !run_child(home, "activating", &failpoint) {
+                    assert!(count > 1, "{point} was never passed");
+                    break;
+                }
+                kills += 1;
+                // The same again, without a reconcile: what is half done is done anew.
+                fresh();
+                if count == 1 {
+                    let done = ["activated", "activation-unmounted", "activation-cleared"];
+                    if done.contains(&point) {
+                        // It is complete, so the name is taken.
+                        Home(home).registry().deactivate("default/worker").unwrap();
+                    }
+                    assert!(!run_child(home, "activating", "none"), "after {failpoint}");
+                }
+                let report = Home(home).registry().reconcile(&alive).unwrap();
+                assert_eq!(report.kept_busy, Vec::<String>::new(), "{failpoint}");
+                bystander.check(&failpoint);
+            }
+        }
+        println!("{kills} kills");
+        // A reconcile that is killed is finished by the next.
+        for point in ["reconcile-activation", "activation-unmounted", "activation-cleared", "deactivated"] {
+            fresh();
+            assert!(run_child(home, "activating", "activated:1"));
+            assert!(run_child(home, "reconcile", point), "{point} was never passed");
+            let report = Home(home).registry().reconcile(&alive).unwrap();
+            assert_eq!(report.kept_busy, Vec::<String>::new(), "{point}");
+            bystander.check(point);
+        }
     }
 
     fn privileged_a_kill_without_reconcile_does_not_disturb_the_next_user() {

@@ -5,7 +5,7 @@ mod creation;
 
 use std::ffi::CString;
 use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, Mode, OFlags, SeekFrom, Stat};
@@ -80,6 +80,11 @@ impl Directory {
             Ok(fd) => Ok(Self { fd, path: path_text }),
             Err(error) => Err(Error::new(format!("open({path_text}, O_DIRECTORY)"), error)),
         }
+    }
+
+    /// The directory's descriptor.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 
     /// Opens a directory in this one.

@@ -32,6 +32,10 @@ pub struct MountAttributes {
     pub no_exec: bool,
     /// Access times are not kept.
     pub no_atime: bool,
+    /// Access times of directories are not kept.
+    pub no_dir_atime: bool,
+    /// Access times are kept at every access.
+    pub strict_atime: bool,
 }
 
 impl MountAttributes {
@@ -41,7 +45,13 @@ impl MountAttributes {
         bits.set(MountAttrFlags::MOUNT_ATTR_NOSUID, self.no_suid);
         bits.set(MountAttrFlags::MOUNT_ATTR_NODEV, self.no_dev);
         bits.set(MountAttrFlags::MOUNT_ATTR_NOEXEC, self.no_exec);
-        bits.set(MountAttrFlags::MOUNT_ATTR_NOATIME, self.no_atime);
+        bits.set(MountAttrFlags::MOUNT_ATTR_NODIRATIME, self.no_dir_atime);
+        // The kinds of access time are one field, not bits.
+        match (self.no_atime, self.strict_atime) {
+            (true, _) => bits |= MountAttrFlags::MOUNT_ATTR_NOATIME,
+            (false, true) => bits |= MountAttrFlags::MOUNT_ATTR_STRICTATIME,
+            (false, false) => {}
+        }
         bits
     }
 
@@ -52,6 +62,8 @@ impl MountAttributes {
             (self.no_dev, "nodev"),
             (self.no_exec, "noexec"),
             (self.no_atime, "noatime"),
+            (self.no_dir_atime, "nodiratime"),
+            (self.strict_atime, "strictatime"),
         ];
         let words: Vec<&str> = words.iter().filter(|(on, _)| *on).map(|(_, word)| *word).collect();
         words.join(",")
@@ -193,13 +205,30 @@ impl DetachedMount {
     /// Those of `mount_setattr(2)`, which exists since Linux 5.12.
     pub fn add_attributes(&self, attributes: MountAttributes) -> Result<()> {
         // The access-time bits are one field, which has to be cleared to be changed.
-        let clear = if attributes.no_atime { libc::MOUNT_ATTR__ATIME } else { 0 };
+        let changes = attributes.no_atime || attributes.strict_atime;
+        let clear = if changes { libc::MOUNT_ATTR__ATIME } else { 0 };
         let set = u64::from(attributes.bits().bits());
         let attr =
             libc::mount_attr { attr_set: set, attr_clr: clear, propagation: 0, userns_fd: 0 };
-        mount_setattr(self.fd.as_fd(), &attr).map_err(|source| {
+        mount_setattr(self.fd.as_fd(), &attr, false).map_err(|source| {
             Error::new(format!("mount_setattr({}, {})", self.what, attributes.words()), source)
         })
+    }
+
+    /// Separates this mount and those below it from the ones that they are copies of: nothing that is mounted or
+    /// unmounted in the one appears or vanishes in the other.
+    ///
+    /// # Errors
+    /// Those of `mount_setattr(2)`.
+    pub fn make_private(&self) -> Result<()> {
+        let attr = libc::mount_attr {
+            attr_set: 0,
+            attr_clr: 0,
+            propagation: libc::MS_PRIVATE,
+            userns_fd: 0,
+        };
+        mount_setattr(self.fd.as_fd(), &attr, true)
+            .map_err(|source| Error::new(format!("mount_setattr({}, private)", self.what), source))
     }
 
     /// Shows the owners of files as `namespace` maps them: who is `inside` there on the disk appears as `outside`.
@@ -215,7 +244,7 @@ impl DetachedMount {
             propagation: 0,
             userns_fd: u64::try_from(fd).unwrap_or(u64::MAX),
         };
-        mount_setattr(self.fd.as_fd(), &attr)
+        mount_setattr(self.fd.as_fd(), &attr, false)
             .map_err(|source| Error::new(format!("mount_setattr({}, idmap)", self.what), source))
     }
 
@@ -226,7 +255,12 @@ impl DetachedMount {
 }
 
 #[expect(unsafe_code, reason = "rustix has no mount_setattr")]
-fn mount_setattr(fd: BorrowedFd<'_>, attr: &libc::mount_attr) -> std::io::Result<()> {
+fn mount_setattr(
+    fd: BorrowedFd<'_>,
+    attr: &libc::mount_attr,
+    recursive: bool,
+) -> std::io::Result<()> {
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is a NUL-terminated constant, `attr` points to an initialised structure of the size
     // that is passed, and the kernel only reads both during the call.
     let result = unsafe {
@@ -234,12 +268,29 @@ fn mount_setattr(fd: BorrowedFd<'_>, attr: &libc::mount_attr) -> std::io::Result
             libc::SYS_mount_setattr,
             fd.as_raw_fd(),
             c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
+            flags,
             std::ptr::from_ref(attr),
             size_of::<libc::mount_attr>(),
         )
     };
     if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+/// Makes the mount at `mount_point` read-only; its file system stays as it is.
+///
+/// # Errors
+/// Those of `mount_setattr(2)`; `EBUSY` if files are open for writing in it.
+pub fn make_read_only(mount_point: &Path) -> Result<()> {
+    let attr = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_RDONLY,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    let mount = open_path(mount_point)?;
+    mount_setattr(mount.as_fd(), &attr, false).map_err(|source| {
+        Error::new(format!("mount_setattr({}, ro)", mount_point.display()), source)
+    })
 }
 
 /// Opens `path` as a mere reference (`O_PATH`), for options that take a descriptor.

@@ -35,8 +35,8 @@ pub use error::{Error, Result};
 pub use features::{CgroupLayout, Features, KernelVersion, Probe};
 #[cfg(target_os = "linux")]
 pub use fs_context::{
-    DetachedMount, FsContext, MountAttributes, OPTIONS_PAGE, STRING_MAX, mount_with_options,
-    open_path,
+    DetachedMount, FsContext, MountAttributes, OPTIONS_PAGE, STRING_MAX, make_read_only,
+    mount_with_options, open_path,
 };
 #[cfg(target_os = "linux")]
 pub use loop_device::{AttachedLoop, LoopDevice, LoopOptions, attached_loops};

@@ -30,12 +30,15 @@ pub struct LoopDevice {
 // linux/loop.h. Unlike `losetup`, everything is set in one call, so no half-configured device is ever visible.
 const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4C82;
 const LOOP_CONFIGURE: libc::Ioctl = 0x4C0A;
+const LOOP_SET_STATUS64: libc::Ioctl = 0x4C04;
+const LOOP_GET_STATUS64: libc::Ioctl = 0x4C05;
 const LO_FLAGS_READ_ONLY: u32 = 1;
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
 const LO_FLAGS_DIRECT_IO: u32 = 16;
 
 /// `struct loop_info64`.
 #[repr(C)]
+#[derive(Default)]
 struct LoopInfo {
     device: u64,
     inode: u64,
@@ -46,12 +49,32 @@ struct LoopInfo {
     encrypt_type: u32,
     encrypt_key_size: u32,
     flags: u32,
-    file_name: [u8; 64],
-    crypt_name: [u8; 64],
+    file_name: Text,
+    crypt_name: Text,
     encrypt_key: [u8; 32],
     init: [u64; 2],
 }
 const _: () = assert!(size_of::<LoopInfo>() == 232);
+
+/// Text that ends with a NUL.
+#[repr(transparent)]
+struct Text([u8; 64]);
+
+impl Text {
+    fn of(name: &Path) -> Self {
+        let mut text = Self::default();
+        let bytes = name.as_os_str().as_bytes();
+        let shown = bytes.len().min(text.0.len() - 1);
+        text.0[..shown].copy_from_slice(&bytes[..shown]);
+        text
+    }
+}
+
+impl Default for Text {
+    fn default() -> Self {
+        Self([0; 64])
+    }
+}
 
 /// `struct loop_config`.
 #[repr(C)]
@@ -136,6 +159,47 @@ impl LoopDevice {
         self.number
     }
 
+    /// The device of this number, if it has a file and was attached with this `name`.
+    ///
+    /// # Errors
+    /// Those of opening and asking it.
+    pub fn find(number: u32, name: &Path) -> Result<Option<Self>> {
+        let path = device_path(number);
+        let device = match File::open(&path) {
+            Ok(device) => device,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(Error::new(format!("open({})", path.display()), source)),
+        };
+        match status(&device) {
+            Ok(info) if info.file_name.0 == Text::of(name).0 => Ok(Some(Self { device, number })),
+            Ok(_) => Ok(None),
+            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+            Err(source) => {
+                let call = format!("ioctl({}, LOOP_GET_STATUS64)", path.display());
+                Err(Error::new(call, source))
+            }
+        }
+    }
+
+    /// With `keep`, the device stays although nobody has it open; without, it frees itself again with its last
+    /// user, as from the start.
+    ///
+    /// # Errors
+    /// Those of the loop driver.
+    pub fn keep(&self, keep: bool) -> Result<()> {
+        let changed = status(&self.device).and_then(|mut info| {
+            info.flags &= !LO_FLAGS_AUTOCLEAR;
+            if !keep {
+                info.flags |= LO_FLAGS_AUTOCLEAR;
+            }
+            set_status(&self.device, &info)
+        });
+        changed.map_err(|source| {
+            let path = self.path();
+            Error::new(format!("ioctl({}, LOOP_SET_STATUS64)", path.display()), source)
+        })
+    }
+
     /// The open device; as long as it or a mount of it is open, the file stays attached.
     pub fn file(&self) -> &File {
         &self.device
@@ -171,35 +235,36 @@ fn configure(
     if direct_io {
         flags |= LO_FLAGS_DIRECT_IO;
     }
-    let mut file_name = [0; 64];
-    let bytes = name.as_os_str().as_bytes();
-    let shown = bytes.len().min(file_name.len() - 1);
-    file_name[..shown].copy_from_slice(&bytes[..shown]);
     let fd = u32::try_from(file.as_raw_fd()).map_err(|_| std::io::ErrorKind::InvalidInput)?;
     let config = LoopConfig {
         fd,
         block_size: options.block_size,
-        info: LoopInfo {
-            device: 0,
-            inode: 0,
-            rdevice: 0,
-            offset: 0,
-            sizelimit: 0,
-            number: 0,
-            encrypt_type: 0,
-            encrypt_key_size: 0,
-            flags,
-            file_name,
-            crypt_name: [0; 64],
-            encrypt_key: [0; 32],
-            init: [0; 2],
-        },
+        info: LoopInfo { flags, file_name: Text::of(name), ..LoopInfo::default() },
         reserved: [0; 8],
     };
     // SAFETY: LOOP_CONFIGURE reads one `struct loop_config`, whose layout LoopConfig has (asserted sizes,
     // `repr(C)`), during the call.
     let result =
         unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE, std::ptr::from_ref(&config)) };
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+#[expect(unsafe_code, reason = "an ioctl with a structure")]
+fn status(device: &File) -> std::io::Result<LoopInfo> {
+    let mut info = LoopInfo::default();
+    // SAFETY: LOOP_GET_STATUS64 writes one `struct loop_info64`, whose layout LoopInfo has (asserted size,
+    // `repr(C)`), during the call; any bytes are valid in it.
+    let result = unsafe {
+        libc::ioctl(device.as_raw_fd(), LOOP_GET_STATUS64, std::ptr::from_mut(&mut info))
+    };
+    if result == 0 { Ok(info) } else { Err(std::io::Error::last_os_error()) }
+}
+
+#[expect(unsafe_code, reason = "an ioctl with a structure")]
+fn set_status(device: &File, info: &LoopInfo) -> std::io::Result<()> {
+    // SAFETY: LOOP_SET_STATUS64 reads one `struct loop_info64`, as above, during the call.
+    let result =
+        unsafe { libc::ioctl(device.as_raw_fd(), LOOP_SET_STATUS64, std::ptr::from_ref(info)) };
     if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
@@ -270,6 +335,32 @@ mod tests {
         // The kernel clears it in a work item.
         for _ in 0..200 {
             if ours(&path).is_empty() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        panic!("still attached: {:?}", ours(&path));
+    }
+
+    #[test]
+    fn privileged_a_kept_device_outlives_its_value() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("disk");
+        std::fs::write(&path, vec![0; 1 << 20]).unwrap();
+        let file = File::open(&path).unwrap();
+        let options = LoopOptions { read_only: true, direct_io: false, block_size: 0 };
+        let name = Path::new("plywood test of a kept device");
+        let device = LoopDevice::attach(&file, name, &options).expect("needs root");
+        device.keep(true).unwrap();
+        let number = device.number();
+        drop(device);
+        assert!(!ours(&path)[0].autoclear);
+        assert!(LoopDevice::find(number, Path::new("another")).unwrap().is_none());
+        let found = LoopDevice::find(number, name).unwrap().unwrap();
+        found.keep(false).unwrap();
+        drop(found);
+        for _ in 0..200 {
+            if LoopDevice::find(number, name).unwrap().is_none() {
                 return;
             }
             std::thread::sleep(std::time::Duration::from_millis(10));

@@ -1,0 +1,220 @@
+//! Activations: lists of mounts of which a part is performed here, under a name, and the rest handed back. The
+//! library under `containerd.services.mounts.v1`.
+
+mod dismantling;
+mod kernel;
+mod making;
+mod options;
+mod plan;
+mod roots;
+mod template;
+
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde::Serialize;
+use store::{LABEL_LIMIT, Labels, Layer};
+
+use crate::activation::making::Making;
+use crate::activation::plan::Plan;
+use crate::activation::roots::Roots;
+use crate::record::Record;
+use crate::registry::{time_of, unix_time_now};
+use crate::state::ActivationState;
+use crate::volumes::volume_id;
+use crate::{Error, ErrorKind, Holder, HolderKind, Mount, Registry, Result};
+
+/// Longest name of an activation in bytes.
+const NAME_LIMIT: usize = 4096;
+
+/// How [`Registry::activate`] works.
+#[derive(Clone)]
+pub struct ActivateOptions<'a> {
+    /// Kept with the activation.
+    pub labels: Labels,
+    /// Everything is mounted, and what is handed back is one bind mount of the last.
+    pub temporary: bool,
+    /// Below these, and below the run directory, `mkfs/` and `mkdir/` may make files.
+    pub roots: &'a [PathBuf],
+    /// The layer of the store whose image a file is. It is not mounted for the activation alone, but as the
+    /// volume that all share.
+    pub layer_of: &'a dyn Fn(&Path) -> Option<Layer>,
+}
+
+impl Default for ActivateOptions<'_> {
+    fn default() -> Self {
+        Self { labels: Labels::new(), temporary: false, roots: &[], layer_of: &|_| None }
+    }
+}
+
+impl std::fmt::Debug for ActivateOptions<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ActivateOptions")
+            .field("labels", &self.labels)
+            .field("temporary", &self.temporary)
+            .field("roots", &self.roots)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Mounts that were performed under a name, and those that are left to the caller.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Activation {
+    /// Its name.
+    pub name: String,
+    /// What was performed, in the order of the request.
+    pub active: Vec<ActiveMount>,
+    /// What the caller has to mount, at the directory where it wants everything.
+    pub system: Vec<Mount>,
+    /// As given.
+    pub labels: Labels,
+    /// When it began.
+    pub since: SystemTime,
+}
+
+/// A mount that an activation performed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ActiveMount {
+    /// The mount, with templates filled in and without what was for the mount manager.
+    pub mount: Mount,
+    /// Where it is; for a `loop` mount a link to the device.
+    pub mount_point: PathBuf,
+    /// When it was mounted.
+    pub mounted_at: SystemTime,
+}
+
+impl Registry {
+    /// Performs those of `mounts` that need more than `mount(2)`, and hands back the rest: types with `format/`,
+    /// `mkfs/` and `mkdir/` before them, `erofs` from a file, and `loop`; and whatever comes before one of these.
+    /// All or nothing: after an error nothing is left, except file systems and directories that were made.
+    ///
+    /// # Errors
+    /// `NotSupported` if there is nothing to do, or for what this manager does not do (dm-verity, files outside
+    /// the roots); `AlreadyExists` if the name is active; `Invalid` before anything is done; what mounting says.
+    pub fn activate(
+        &self,
+        name: &str,
+        mounts: &[Mount],
+        options: &ActivateOptions<'_>,
+    ) -> Result<Activation> {
+        check_name(name)?;
+        for (key, value) in &options.labels {
+            if key.len() + value.len() > LABEL_LIMIT {
+                let message = format!("a label is longer than {LABEL_LIMIT} bytes");
+                return Err(Error::new(ErrorKind::Invalid, message));
+            }
+        }
+        let plan = Plan::new(mounts, options.temporary)?;
+        let given = options.roots.iter().map(PathBuf::as_path);
+        let roots = Roots::new(given.chain([self.run_dir()]));
+        let mut locked = self.locked()?;
+        match locked.journal.state().activations.get(name) {
+            Some(known) if known.done.is_some() => {
+                let message = format!("an activation {name} exists already");
+                return Err(Error::new(ErrorKind::AlreadyExists, message));
+            }
+            // Whoever was at it is dead, because we have the lock.
+            Some(_) => self.dismantle(&mut locked.journal, name)?,
+            None => {}
+        }
+        let labels = options.labels.clone();
+        let begin = Record::Activate { name: name.to_owned(), labels, since: unix_time_now() };
+        locked.journal.append(vec![begin])?;
+        sys::failpoint::hit("activation-intended");
+        let making = Making {
+            registry: self,
+            name,
+            directory: self.activation_directory(name),
+            roots: &roots,
+            layer_of: options.layer_of,
+            temporary: options.temporary,
+        };
+        if let Err(error) = making.make(&mut locked.journal, plan) {
+            // Should that fail too, the next reconcile finds it half done.
+            let _ = self.dismantle(&mut locked.journal, name);
+            return Err(error);
+        }
+        sys::failpoint::hit("activated");
+        let activation = locked.journal.state().activations.get(name);
+        let activation = activation.and_then(|state| described(name, state));
+        locked.journal.compact()?;
+        activation.ok_or_else(|| Error::new(ErrorKind::Io, "the activation vanished"))
+    }
+
+    /// Undoes an activation. What is in use stays, with the activation; deactivating it again goes on from there.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none of this name; `Busy` if something of it is in use.
+    pub fn deactivate(&self, name: &str) -> Result<()> {
+        let mut locked = self.locked()?;
+        if !locked.journal.state().activations.contains_key(name) {
+            return Err(not_found(name));
+        }
+        self.dismantle(&mut locked.journal, name)?;
+        locked.journal.compact()
+    }
+
+    /// The activation of this name.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none that is complete.
+    pub fn activation(&self, name: &str) -> Result<Activation> {
+        let locked = self.locked()?;
+        let activation = locked.journal.state().activations.get(name);
+        activation.and_then(|state| described(name, state)).ok_or_else(|| not_found(name))
+    }
+
+    /// All activations that are complete, in order of name.
+    ///
+    /// # Errors
+    /// Those of the journal.
+    pub fn activations(&self) -> Result<Vec<Activation>> {
+        let locked = self.locked()?;
+        let activations = locked.journal.state().activations.iter();
+        Ok(activations.filter_map(|(name, state)| described(name, state)).collect())
+    }
+
+    /// Where the mounts of the activation `name` are.
+    pub(crate) fn activation_directory(&self, name: &str) -> PathBuf {
+        let id = volume_id(format!("activation:{name}").as_bytes());
+        self.run_dir().join(ACTIVATIONS).join(id.as_str())
+    }
+}
+
+/// Name in the run directory of the directory of all activations.
+const ACTIVATIONS: &str = "t";
+
+fn holder_of(name: &str) -> Holder {
+    Holder::new(HolderKind::Activation, name)
+}
+
+fn check_name(name: &str) -> Result<()> {
+    match name.len() {
+        0 => Err(Error::new(ErrorKind::Invalid, "an activation needs a name")),
+        1..=NAME_LIMIT => Ok(()),
+        _ => {
+            let message = format!("the name of an activation is longer than {NAME_LIMIT} bytes");
+            Err(Error::new(ErrorKind::Invalid, message))
+        }
+    }
+}
+
+fn not_found(name: &str) -> Error {
+    Error::new(ErrorKind::NotFound, format!("there is no activation {name}"))
+}
+
+fn described(name: &str, state: &ActivationState) -> Option<Activation> {
+    let done = state.done.as_ref()?;
+    let active = done.active.iter().map(|active| ActiveMount {
+        mount: active.mount.clone(),
+        mount_point: active.point.clone(),
+        mounted_at: time_of(active.since),
+    });
+    Some(Activation {
+        name: name.to_owned(),
+        active: active.collect(),
+        system: done.system.clone(),
+        labels: state.labels.clone(),
+        since: time_of(state.since),
+    })
+}
