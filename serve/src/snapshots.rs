@@ -169,6 +169,9 @@ fn cleanup(service: &Service) -> Result<(), Status> {
 /// Most infos in one message of a list.
 const BATCH: usize = 100;
 
+/// Bytes after which a message of a list is complete: many clients take no more than four times that.
+const BATCH_BYTES: usize = 1 << 20;
+
 #[tonic::async_trait]
 impl Interface for Snapshots {
     async fn prepare(
@@ -305,8 +308,7 @@ impl Iterator for Batches {
     fn next(&mut self) -> Option<Self::Item> {
         let mut info = Vec::new();
         let mut bytes = 0;
-        // A message of infos with labels up to their limit stays far below the longest message.
-        while info.len() < BATCH && bytes < MESSAGE_LIMIT / 4 {
+        while info.len() < BATCH && bytes < BATCH_BYTES {
             let Some(next) = self.snapshots.next().map(wire::info) else { break };
             bytes += prost::Message::encoded_len(&next);
             info.push(next);

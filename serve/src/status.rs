@@ -5,6 +5,9 @@ use std::error::Error;
 
 use tonic::{Code, Status};
 
+/// Most bytes of a message: it travels in a header, and keys that are repeated in it may be long.
+const LONGEST: usize = 1024;
+
 /// An error and its causes in one line.
 fn line(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
@@ -13,6 +16,10 @@ fn line(error: &(dyn Error + 'static)) -> String {
         text.push_str(": ");
         text.push_str(&cause.to_string());
         next = cause.source();
+    }
+    if let Some(end) = (LONGEST..text.len()).find(|end| text.is_char_boundary(*end)) {
+        text.truncate(end);
+        text.push('…');
     }
     text
 }
