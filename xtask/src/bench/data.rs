@@ -20,6 +20,8 @@ pub(crate) const DEPTH: usize = 128;
 
 /// The files, all under one directory.
 pub(crate) struct Data {
+    /// Where they are.
+    pub(crate) directory: PathBuf,
     /// About 890 MB and 18,000 entries.
     pub(crate) base: PathBuf,
     /// The same, `gzip -6`.
@@ -58,6 +60,7 @@ impl Data {
         make(&at("deep.tar"), |part| deep(directory, part))?;
         let (digest, _) = oci_layout::digest_of(&base)?;
         Ok(Self {
+            directory: directory.to_owned(),
             base_gzip: at("base.tar.gz"),
             base_zstd: at("base.tar.zst"),
             small_gzip: at("small.tar.gz"),

@@ -1,9 +1,12 @@
 //! `cargo xtask bench`: Plywood against its peers, in the same run, on the same data.
 
+mod calls;
+mod containers;
 mod data;
 mod imports;
 mod measure;
 mod peers;
+mod private;
 mod reading;
 mod report;
 mod serving;
@@ -16,6 +19,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use self::data::Data;
+use self::private::Inside;
 use self::report::{Circumstances, Row};
 use crate::packages::{self, Purpose};
 use crate::{program, workspace};
@@ -38,6 +42,9 @@ pub(crate) struct BenchArguments {
     /// Only build the data and the peers
     #[arg(long)]
     prepare: bool,
+    /// Measure these rows here and now: the caller has made the namespaces
+    #[arg(long, hide = true)]
+    inside: Option<Inside>,
 }
 
 /// What the rows work with.
@@ -50,23 +57,35 @@ struct Bench {
     probe: PathBuf,
     mkfs_erofs: PathBuf,
     containerd: PathBuf,
+    /// containerd's overlayfs snapshotter as a service of its own.
+    overlayfs: PathBuf,
     /// Emptied by whoever uses it, on the same filesystem as the data.
     work: PathBuf,
 }
 
-type Measurement = fn(&Bench) -> Result<Row>;
+/// One row, or several of one run.
+enum Measurement {
+    Row(fn(&Bench) -> Result<Row>),
+    Rows(fn(&Bench) -> Result<Vec<Row>>),
+}
+
+use Measurement::{Row as One, Rows as Several};
 
 const ROWS: &[(&str, Measurement)] = &[
-    ("import-tar", imports::tar),
-    ("import-gzip", imports::gzip),
-    ("import-image", imports::image),
-    ("memory", imports::memory),
-    ("mount", serving::mount),
-    ("rootfs", serving::rootfs),
-    ("second", serving::second),
-    ("snapshots", serving::snapshots),
-    ("read-tree", reading::tree),
-    ("list-tree", reading::list),
+    ("import-tar", One(imports::tar)),
+    ("import-gzip", One(imports::gzip)),
+    ("import-image", One(imports::image)),
+    ("memory", One(imports::memory)),
+    ("mount", One(serving::mount)),
+    ("rootfs", One(serving::rootfs)),
+    ("second", One(serving::second)),
+    ("snapshots", One(serving::snapshots)),
+    ("read-tree", One(reading::tree)),
+    ("list-tree", One(reading::list)),
+    ("calls", Several(calls::call_rows)),
+    ("daemon-memory", Several(calls::memory_row)),
+    ("containerd-1.7", Several(containers::rows_1_7)),
+    ("containerd-2.1", Several(containers::rows_2_1)),
 ];
 
 pub(crate) fn bench(arguments: &BenchArguments) -> Result<()> {
@@ -76,6 +95,7 @@ pub(crate) fn bench(arguments: &BenchArguments) -> Result<()> {
         bail!("there is no row `{name}`; there are {}", names.join(", "));
     }
     packages::set_up(Purpose::Bench)?;
+    packages::set_up(Purpose::Containerd)?;
     packages::require_root("bench", "the benchmarks mount images and drop the page cache")?;
     let directory = workspace::target().join("bench");
     let data = arguments.data.clone().unwrap_or_else(|| directory.join("data"));
@@ -83,6 +103,7 @@ pub(crate) fn bench(arguments: &BenchArguments) -> Result<()> {
     let peers = directory.join("peers");
     let mkfs_erofs = peers::mkfs_erofs(&peers)?;
     let containerd = peers::containerd_programs(&peers)?;
+    let overlayfs = peers::overlayfs_service(&peers)?;
     if !arguments.as_built {
         let release = ["build", "--release", "--package", "plywood"];
         program::run(&mut program::cargo(release))?;
@@ -101,18 +122,27 @@ pub(crate) fn bench(arguments: &BenchArguments) -> Result<()> {
         probe: built("plywood-probe"),
         mkfs_erofs,
         containerd,
+        overlayfs,
         work: directory.join("work"),
     };
+    if let Some(what) = arguments.inside {
+        return private::inside(&bench, what);
+    }
     let mut rows = Vec::new();
     for (name, measurement) in ROWS {
         if arguments.only.is_empty() || arguments.only.iter().any(|only| only == name) {
             println!("\n== {name}");
-            let row = measurement(&bench).with_context(|| format!("row {name}"))?;
-            if let Some((met, measured)) = &row.verdict {
-                let met = if *met { "met" } else { "NOT MET" };
-                println!("  {measured}; {}: {met}", row.bar);
+            let measured = match measurement {
+                One(measure) => measure(&bench).map(|row| vec![row]),
+                Several(measure) => measure(&bench),
+            };
+            for row in measured.with_context(|| format!("row {name}"))? {
+                if let Some((met, measured)) = &row.verdict {
+                    let met = if *met { "met" } else { "NOT MET" };
+                    println!("  {}: {measured}; {}: {met}", row.id, row.bar);
+                }
+                rows.push(row);
             }
-            rows.push(row);
         }
     }
     remove(&bench.work)?;
@@ -159,5 +189,21 @@ fn remove(directory: &Path) -> Result<()> {
             Err(error).with_context(|| format!("cannot remove {}", directory.display()))
         }
         _ => Ok(()),
+    }
+}
+
+/// Unmounts everything below a directory, what is busy as soon as it is not.
+fn unmount_below(directory: &Path) {
+    use rustix::mount::{UnmountFlags, unmount};
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    // The latest mount is the last line.
+    for line in table.lines().rev() {
+        if let Some(target) = line.split(' ').nth(4).map(Path::new)
+            && target.starts_with(directory)
+            && target != directory
+            && let Err(error) = unmount(target, UnmountFlags::DETACH)
+        {
+            eprintln!("cannot unmount {}: {error}", target.display());
+        }
     }
 }

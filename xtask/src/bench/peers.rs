@@ -94,6 +94,46 @@ pub(crate) fn containerd_programs(directory: &Path) -> Result<PathBuf> {
     Ok(programs)
 }
 
+/// containerd's overlayfs snapshotter behind containerd's adaptor for proxy plugins: a program of a few lines, built
+/// with Debian's Go and from Debian's package of containerd's sources.
+pub(crate) fn overlayfs_service(directory: &Path) -> Result<PathBuf> {
+    let built = directory.join("overlayfs-service");
+    if built.is_file() {
+        return Ok(built);
+    }
+    println!("building containerd's overlayfs snapshotter as a service");
+    let sources = apt_sources::of_host()?;
+    let go = directory.join("go");
+    if go.exists() {
+        std::fs::remove_dir_all(&go).with_context(|| format!("cannot remove {}", go.display()))?;
+    }
+    std::fs::create_dir_all(directory)
+        .with_context(|| format!("cannot create {}", directory.display()))?;
+    let mut mmdebstrap = Command::new("mmdebstrap");
+    mmdebstrap
+        .env("TMPDIR", directory)
+        .args(["--quiet", "--variant=extract"])
+        .arg("--include=golang-go,golang-github-containerd-containerd-dev")
+        .arg("bookworm")
+        .arg(&go)
+        .args(apt_sources::of_suite(&sources, "bookworm")?);
+    program::run(&mut mmdebstrap)?;
+    let source = crate::workspace::root().join("xtask/src/bench/overlayfs/main.go");
+    let mut build = Command::new(go.join("usr/lib/go/bin/go"));
+    build
+        .env("GOROOT", go.join("usr/lib/go"))
+        .env("GOPATH", go.join("usr/share/gocode"))
+        .env("GOCACHE", go.join("cache"))
+        .envs([("GO111MODULE", "off"), ("CGO_ENABLED", "0"), ("GOFLAGS", "")])
+        .args(["build", "-o"])
+        .arg(&built)
+        .arg(&source);
+    program::run(&mut build)?;
+    // A gigabyte for a program of thirteen megabytes.
+    std::fs::remove_dir_all(&go).with_context(|| format!("cannot remove {}", go.display()))?;
+    Ok(built)
+}
+
 /// A containerd of our own, with its root, state and socket under one directory. Killed and its directory
 /// removed when dropped.
 pub(crate) struct Containerd {

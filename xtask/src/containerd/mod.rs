@@ -24,8 +24,11 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use clap::Args;
 
-pub(crate) use self::root::{Root, Version};
+pub(crate) use self::daemon::Containerd;
+pub(crate) use self::plywood::Plywood;
+pub(crate) use self::root::{Root, Version, WORK};
 use self::session::Session;
+pub(crate) use self::session::fragment;
 use crate::moments;
 use crate::packages::{self, Purpose};
 use crate::{namespace, program, workspace};

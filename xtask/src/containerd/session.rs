@@ -253,7 +253,7 @@ pub(crate) fn mounts() -> Result<Vec<String>> {
 }
 
 /// What is added to containerd's configuration.
-fn fragment(version: Version, socket: &Path) -> String {
+pub(crate) fn fragment(version: Version, socket: &Path) -> String {
     let mut text = format!("[proxy_plugins.plywood]\ntype = \"snapshot\"\naddress = {socket:?}\n");
     if !version.has_proxy_differs() {
         return text;

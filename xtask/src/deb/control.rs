@@ -18,12 +18,13 @@ const RECOMMENDS: &str = "e2fsprogs";
 const SUGGESTS: &str = "containerd, runc | crun";
 
 const DESCRIPTION: &str = "container layers as mountable images
- Plywood turns each layer of a container image, once and in one streaming pass,
- into one read-only EROFS file. Containers get their root filesystem by mounting
- these files under an overlay: no unpacking, and no second copy in the page cache.
+ Plywood turns each layer of a container image, once and in one streaming
+ pass, into one read-only EROFS file. Containers get their root filesystem by
+ mounting these files under an overlay: no unpacking, and no second copy in
+ the page cache.
  .
- The daemon is a snapshotter and differ for an unmodified containerd; the command
- line works with or without it.";
+ The daemon is a snapshotter and differ for an unmodified containerd; the
+ command line works with or without it.";
 
 /// Writes everything below `DEBIAN/`; `files` are in their places already.
 pub(crate) fn write(stage: &Stage, architecture: &str, files: &[Installed]) -> Result<()> {

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use crate::{apt_sources, program, workspace};
 
 /// What the trial looks at the package with, and what a host that runs containers has.
-const PACKAGES: &str = "systemd,man-db,mount,e2fsprogs,runc,busybox-static";
+const PACKAGES: &str = "systemd,man-db,mount,e2fsprogs,runc,busybox-static,lintian";
 
 /// What happens in the root. A shell script, because it is what an administrator types.
 const SCRIPT: &str = include_str!("trial.sh");

@@ -12,6 +12,9 @@ everything() {
     find /run -xdev -name '*plywood*' | sort
 }
 
+step lintian
+lintian --fail-on error,warning --allow-root /root/plywood.deb
+
 everything >/tmp.before
 mv /tmp.before /root/before
 
