@@ -72,7 +72,13 @@ pub struct Archive(Opened);
 impl Archive {
     /// Opens a file or a directory.
     pub fn open(path: &Path, options: &OpenOptions<'_>) -> Result<Self> {
-        input::open_path(path, options).map(Self)
+        input::open_path(path, path, options).map(Self)
+    }
+
+    /// As [`open`](Self::open), with what messages call the path: for one such as `/proc/self/fd/3`, which would say
+    /// nothing to a user.
+    pub fn open_shown(path: &Path, shown: &Path, options: &OpenOptions<'_>) -> Result<Self> {
+        input::open_path(path, shown, options).map(Self)
     }
 
     /// Opens what comes through a pipe.

@@ -41,6 +41,13 @@ use crate::store::{OpenOptions, Store};
 pub enum Source {
     /// An archive, or the directory of an OCI image layout.
     Path(PathBuf),
+    /// The same, opened already by whoever may read it: `/proc/self/fd/N`.
+    Opened {
+        /// What to call it in messages.
+        name: PathBuf,
+        /// Where it is found.
+        path: PathBuf,
+    },
     /// Something that is read once, such as standard input.
     Reader {
         /// What to call it in messages.
@@ -53,7 +60,7 @@ pub enum Source {
 impl Source {
     fn name(&self) -> String {
         match self {
-            Self::Path(path) => path.display().to_string(),
+            Self::Path(path) | Self::Opened { name: path, .. } => path.display().to_string(),
             Self::Reader { name, .. } => name.clone(),
         }
     }
@@ -279,6 +286,7 @@ fn open_archives(
         let name = source.name();
         let archive = match source {
             Source::Path(path) => Archive::open(&path, &open),
+            Source::Opened { name, path } => Archive::open_shown(&path, &name, &open),
             Source::Reader { reader, .. } => Archive::from_reader(reader, &open),
         };
         let archive = archive.map_err(|error| Error::layer(format!("importing {name}"), error))?;

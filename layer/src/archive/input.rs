@@ -29,8 +29,12 @@ pub(super) enum Opened {
     Layer(Location),
 }
 
-pub(super) fn open_path(path: &Path, options: &OpenOptions<'_>) -> Result<Opened> {
-    let doing = || format!("opening {}", path.display());
+pub(super) fn open_path(
+    path: &Path,
+    shown: &Path,
+    options: &OpenOptions<'_>,
+) -> Result<Opened> {
+    let doing = || format!("opening {}", shown.display());
     let metadata = std::fs::metadata(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => Error::new(ErrorKind::NotFound, doing()).because(error),
         _ => Error::io(doing(), error),
@@ -43,10 +47,10 @@ pub(super) fn open_path(path: &Path, options: &OpenOptions<'_>) -> Result<Opened
         } else {
             return Err(Error::invalid(format!(
                 "{} is a directory without index.json, so not an OCI image layout",
-                path.display()
+                shown.display()
             )));
         };
-        return Ok(Opened::Images(format, Storage::Directory(path.to_owned())));
+        return Ok(Opened::Images(format, Storage::Directory { root: path.to_owned(), shown: shown.to_owned() }));
     }
     let file = File::open(path).map_err(|error| Error::io(doing(), error))?;
     if metadata.is_file() {

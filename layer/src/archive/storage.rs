@@ -18,7 +18,11 @@ pub(super) const MAX_ENTRIES: usize = 200_000;
 
 #[derive(Debug)]
 pub(super) enum Storage {
-    Directory(PathBuf),
+    Directory {
+        root: PathBuf,
+        /// What messages call it.
+        shown: PathBuf,
+    },
     Tar(TarIndex),
 }
 
@@ -26,14 +30,16 @@ impl Storage {
     /// The place of a file, or `None` if there is no regular file of that name.
     pub(super) fn find(&self, name: &str) -> Result<Option<Location>> {
         match self {
-            Self::Directory(root) => {
+            Self::Directory { root, shown } => {
                 let Some(key) = normal(name.as_bytes()) else {
                     return Ok(None);
                 };
-                let path = root.join(String::from_utf8_lossy(&key).as_ref());
+                let key = String::from_utf8_lossy(&key);
+                let path = root.join(key.as_ref());
+                let shown = shown.join(key.as_ref());
                 match std::fs::metadata(&path) {
                     Ok(metadata) if metadata.is_file() => {
-                        Ok(Some(Location::Path { path, size: metadata.len() }))
+                        Ok(Some(Location::Path { path, shown, size: metadata.len() }))
                     }
                     Ok(_) => Ok(None),
                     Err(error)
@@ -44,7 +50,7 @@ impl Storage {
                     {
                         Ok(None)
                     }
-                    Err(error) => Err(Error::io(format!("looking at {}", path.display()), error)),
+                    Err(error) => Err(Error::io(format!("looking at {}", shown.display()), error)),
                 }
             }
             Self::Tar(index) => Ok(index.find(name.as_bytes())),
@@ -161,6 +167,7 @@ pub(super) type Stream = Box<dyn Read + Send>;
 pub(super) enum Location {
     Path {
         path: PathBuf,
+        shown: PathBuf,
         size: u64,
     },
     Range {
@@ -184,9 +191,9 @@ impl Location {
 
     pub(super) fn open(&self) -> Result<LayerReader> {
         let reader = match self {
-            Self::Path { path, .. } => {
+            Self::Path { path, shown, .. } => {
                 let file = File::open(path)
-                    .map_err(|error| Error::io(format!("opening {}", path.display()), error))?;
+                    .map_err(|error| Error::io(format!("opening {}", shown.display()), error))?;
                 Reader::File(file)
             }
             Self::Range { file, offset, size } => Reader::Range {
