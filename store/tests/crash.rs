@@ -9,9 +9,13 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
 
-use fixture::{Fixture, add_image, add_layer, commit, committed, open, prepare, tree, upper, view};
+use fixture::{
+    Fixture, add_image, add_layer, commit, commit_on, committed, open, prepare, staged_layer, tree,
+    upper, view,
+};
+use layer::{Compression, Digest};
 use store::import::{ImportOptions, Source, import};
-use store::{FsckOptions, GcOptions, Kind, Labels, LayerId, Scratch, Store};
+use store::{DeferredLayer, FsckOptions, GcOptions, Kind, Labels, LayerId, Scratch, Store};
 
 /// What the child does, and the failpoints on its way.
 struct Case {
@@ -72,6 +76,55 @@ const CASES: &[Case] = &[
         ],
     },
     Case {
+        name: "apply",
+        act: |root| {
+            let store = open(root).unwrap();
+            let (staging, id, record) = staged_layer(&store, b"applied");
+            store.apply_layer(b"empty", &staging, "image", &id, &record).unwrap();
+        },
+        points: &[
+            "layer-synced",
+            "layer-renamed",
+            "layer-directory-synced",
+            "commit-metadata",
+            "apply-done",
+        ],
+    },
+    Case {
+        name: "defer",
+        act: |root| {
+            let store = open(root).unwrap();
+            defer(&store, "empty");
+        },
+        points: &["defer-synced", "defer-renamed", "commit-metadata", "defer-done"],
+    },
+    Case {
+        name: "commit-deferred",
+        act: |root| drop(commit_on(&open(root).unwrap(), "new", "deferred", "base").unwrap()),
+        points: &[
+            "commit-converted",
+            "layer-synced",
+            "layer-renamed",
+            "layer-directory-synced",
+            "commit-metadata",
+            "commit-done",
+            "buried",
+        ],
+    },
+    Case {
+        name: "commit-applied",
+        act: |root| drop(commit(&open(root).unwrap(), "new", "applied").unwrap()),
+        points: &["commit-metadata", "commit-done", "buried"],
+    },
+    Case {
+        name: "collect",
+        act: |root| {
+            let store = open(root).unwrap();
+            store.collect(&|_| false).unwrap();
+        },
+        points: &["commit-metadata", "collect-committed", "collect-removed"],
+    },
+    Case {
         name: "gc",
         act: |root| drop(open(root).unwrap().gc(GcOptions::default(), &|_| false).unwrap()),
         points: &["commit-metadata", "gc-committed", "gc-removed"],
@@ -114,9 +167,37 @@ fn populated() -> Fixture {
     committed(&fixture.store, "base", "");
     let active = prepare(&fixture.store, "active", "base").unwrap();
     std::fs::write(upper(&fixture.store, &active).join("file"), "content").unwrap();
+    prepare(&fixture.store, "empty", "").unwrap();
+    let deferred = prepare(&fixture.store, "deferred", "").unwrap();
+    defer(&fixture.store, "deferred");
+    std::fs::write(upper(&fixture.store, &deferred).join("over"), "it").unwrap();
+    let applied = add_layer(&fixture.store, b"already applied");
+    prepare(&fixture.store, "applied", "base").unwrap();
+    fixture.store.apply_known_layer(b"applied", &applied).unwrap();
+    add_layer(&fixture.store, b"of nobody");
     add_image(&fixture.store, "example.org/old:1", &["one", "two"]);
     fixture.store.remove_image("example.org/old:1").unwrap();
     fixture
+}
+
+/// A layer with a file in a directory that only its parents describe.
+fn defer(store: &Store, key: &str) {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_size(3);
+    header.set_mode(0o644);
+    tar.append_data(&mut header, "directory/new", &b"new"[..]).unwrap();
+    let tar = tar.into_inner().unwrap();
+    let staging = store::Staging::new(store.root()).unwrap();
+    std::io::Write::write_all(&mut staging.create("blob").unwrap(), &tar).unwrap();
+    let deferred = DeferredLayer {
+        digest: Digest::of(&tar),
+        size: tar.len() as u64,
+        diff_id: Digest::of(&tar),
+        tar_size: tar.len() as u64,
+        compression: Compression::None,
+    };
+    store.defer_layer(key.as_bytes(), &staging, "blob", deferred).unwrap();
 }
 
 /// Everything that matters, without numbers and times.
@@ -125,10 +206,11 @@ fn state(store: &Store) -> Vec<String> {
     for snapshot in store.list(&[]).unwrap() {
         let parent = snapshot.parent.as_deref().map(String::from_utf8_lossy);
         lines.push(format!(
-            "{} {} {parent:?} {:?}",
+            "{} {} {parent:?} {:?} {:?}",
             snapshot.kind,
             snapshot.name(),
-            snapshot.layers
+            snapshot.layers,
+            snapshot.deferred.map(|deferred| deferred.digest)
         ));
         if snapshot.kind != Kind::Committed {
             let mut files = tree(&store.root().join("snapshots").join(snapshot.id.to_string()));
@@ -223,17 +305,21 @@ fn a_kill_at_any_failpoint_leaves_before_or_after() {
     }
 }
 
-/// States of two runs differ in the layers that hold times of the run: their ids stand for each other.
+/// States of two runs differ in the layers that hold times of the run, and in those on top of them: their ids stand for
+/// each other.
 fn comparable(state: &[String]) -> Vec<String> {
     let mut known: Vec<String> = Vec::new();
     let mut replace = |word: &str| {
-        let Some(start) = word.find("commit:") else { return word.to_owned() };
-        let id: String = word[start..].chars().take(71).collect();
+        let found = ["commit:", "chain:sha256:"]
+            .into_iter()
+            .find_map(|mark| Some((word.find(mark)?, mark.len() + 64)));
+        let Some((start, length)) = found else { return word.to_owned() };
+        let id: String = word[start..].chars().take(length).collect();
         let number = known.iter().position(|other| *other == id).unwrap_or_else(|| {
             known.push(id.clone());
             known.len() - 1
         });
-        word.replace(&id, &format!("commit-{number}"))
+        word.replace(&id, &format!("layer-{number}"))
     };
     let mut lines: Vec<String> = state
         .iter()
