@@ -69,7 +69,8 @@ impl Selector {
         match &self.test {
             Test::Present => value.is_some(),
             Test::Equal(wanted) => value.is_some_and(|value| *value == **wanted),
-            Test::NotEqual(unwanted) => value.is_none_or(|value| *value != **unwanted),
+            // Absent counts as empty: `!=""` is "has a value".
+            Test::NotEqual(unwanted) => *value.unwrap_or_default() != **unwanted,
             Test::Matches(Some(regex)) => regex.is_match(&value.unwrap_or_default()),
             Test::Matches(None) => false,
         }
@@ -79,11 +80,12 @@ impl Selector {
 impl Fields for Snapshot {
     fn field(&self, path: &[Vec<u8>]) -> Option<Cow<'_, [u8]>> {
         let (first, rest) = path.split_first()?;
-        match (first.as_slice(), rest) {
-            (b"name", []) => Some(Cow::Borrowed(&self.key)),
-            (b"parent", []) => Some(Cow::Borrowed(self.parent.as_deref().unwrap_or_default())),
-            (b"kind", []) => Some(Cow::Borrowed(self.kind.name().as_bytes())),
-            (b"labels", rest) => {
+        // What follows the first three in a path is ignored, as containerd does.
+        match first.as_slice() {
+            b"name" => Some(Cow::Borrowed(&self.key)),
+            b"parent" => Some(Cow::Borrowed(self.parent.as_deref().unwrap_or_default())),
+            b"kind" => Some(Cow::Borrowed(self.kind.name().as_bytes())),
+            b"labels" => {
                 let key = rest.join(&b'.');
                 let value = self.labels.get(std::str::from_utf8(&key).ok()?)?;
                 Some(Cow::Borrowed(value.as_bytes()))

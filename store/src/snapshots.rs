@@ -474,28 +474,12 @@ impl Scope<'_> {
     /// # Errors
     /// `NotFound`; `Invalid` for any other mask path, with nothing changed.
     pub fn update(&self, key: &[u8], labels: Labels, mask: &[&str]) -> Result<Snapshot> {
+        // A request that cannot succeed keeps nobody waiting.
+        relabelled(&self.existing(&self.store.read()?, key)?, &labels, mask)?;
         let mut write = self.store.write()?;
-        let mut snapshot = self.existing(&write, key)?;
-        let mut updated = if mask.is_empty() { labels.clone() } else { snapshot.labels.clone() };
-        for path in mask {
-            match path.split_once('.') {
-                None if *path == "labels" => updated.clone_from(&labels),
-                Some(("labels", label)) if !label.is_empty() => {
-                    match labels.get(label) {
-                        Some(value) => updated.insert(label.to_owned(), value.clone()),
-                        None => updated.remove(label),
-                    };
-                }
-                _ => {
-                    return Err(Error::invalid(format!(
-                        "cannot update {path:?} of snapshot {}: only labels and labels.<key> can be updated",
-                        snapshot.name()
-                    )));
-                }
-            }
-        }
-        snapshot.labels = cleaned(updated)?;
-        snapshot.updated = Timestamp::now();
+        let snapshot = self.existing(&write, key)?;
+        let labels = relabelled(&snapshot, &labels, mask)?;
+        let snapshot = Snapshot { labels, updated: Timestamp::now(), ..snapshot };
         write.put_snapshot(&snapshot, None)?;
         write.commit()?;
         Ok(snapshot)
@@ -524,6 +508,29 @@ pub(crate) fn parent_number(records: &impl Records, snapshot: &Snapshot) -> Resu
             snapshot.name()
         ))),
     }
+}
+
+/// The labels that a snapshot has after an update.
+fn relabelled(snapshot: &Snapshot, labels: &Labels, mask: &[&str]) -> Result<Labels> {
+    let mut updated = if mask.is_empty() { labels.clone() } else { snapshot.labels.clone() };
+    for path in mask {
+        match path.split_once('.') {
+            None if *path == "labels" => updated.clone_from(labels),
+            Some(("labels", label)) if !label.is_empty() => {
+                match labels.get(label) {
+                    Some(value) => updated.insert(label.to_owned(), value.clone()),
+                    None => updated.remove(label),
+                };
+            }
+            _ => {
+                return Err(Error::invalid(format!(
+                    "cannot update {path:?} of snapshot {}: only labels and labels.<key> can be updated",
+                    snapshot.name()
+                )));
+            }
+        }
+    }
+    cleaned(updated)
 }
 
 /// A key that a new snapshot can have: any bytes, but some and not too many.

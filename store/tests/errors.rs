@@ -70,6 +70,47 @@ const ANYWHERE: &[Row] = &[
         |store| kind(store.prepare(b"new", None, Labels::new(), Scratch::Image { size: 4096 })),
         ErrorKind::Invalid,
     ),
+    (
+        "prepare of a key over the limit",
+        |store| kind(prepare(store, &long(), "")),
+        ErrorKind::Invalid,
+    ),
+    ("view of a key over the limit", |store| kind(view(store, &long(), "")), ErrorKind::Invalid),
+    (
+        "stat of a key over the limit",
+        |store| kind(store.stat(long().as_bytes())),
+        ErrorKind::NotFound,
+    ),
+    (
+        "remove of a key over the limit",
+        |store| kind(store.remove(long().as_bytes())),
+        ErrorKind::NotFound,
+    ),
+    (
+        "prepare on a parent over the limit",
+        |store| kind(prepare(store, "new", &long())),
+        ErrorKind::NotFound,
+    ),
+    (
+        "prepare with ten thousand labels",
+        |store| kind(store.prepare(b"new", None, many(), Scratch::Directory)),
+        ErrorKind::Invalid,
+    ),
+    (
+        "view with ten thousand labels",
+        |store| kind(store.view(b"new", None, many())),
+        ErrorKind::Invalid,
+    ),
+    (
+        "prepare with a label without key",
+        |store| kind(store.prepare(b"new", None, labels(&[("", "x")]), Scratch::Directory)),
+        ErrorKind::Invalid,
+    ),
+    (
+        "layers of a missing snapshot",
+        |store| kind(store.committed_layers(b"missing")),
+        ErrorKind::NotFound,
+    ),
     ("removing a missing image", |store| kind(store.remove_image("missing")), ErrorKind::NotFound),
 ];
 
@@ -232,11 +273,61 @@ const IN_USE: &[Row] = &[
         ErrorKind::Invalid,
     ),
     (
+        "commit to a name over the limit",
+        |store| kind(commit(store, &long(), "active")),
+        ErrorKind::Invalid,
+    ),
+    (
+        "commit on a parent over the limit",
+        |store| kind(commit_on(store, "new", "orphan", &long())),
+        ErrorKind::NotFound,
+    ),
+    (
+        "commit with ten thousand labels",
+        |store| {
+            let options = CommitOptions { labels: many(), ..CommitOptions::default() };
+            kind(store.commit(b"new", b"active", &options))
+        },
+        ErrorKind::Invalid,
+    ),
+    (
+        "update with ten thousand labels",
+        |store| kind(store.update(b"active", many(), &["labels"])),
+        ErrorKind::Invalid,
+    ),
+    (
+        "update that adds up to too many labels",
+        |store| {
+            let mask: Vec<String> = many().keys().map(|key| format!("labels.{key}")).collect();
+            let mask: Vec<&str> = mask.iter().map(String::as_str).collect();
+            kind(store.update(b"active", many(), &mask))
+        },
+        ErrorKind::Invalid,
+    ),
+    (
+        "update of all labels, one without key",
+        |store| kind(store.update(b"active", labels(&[("", "x")]), &[])),
+        ErrorKind::Invalid,
+    ),
+    (
+        "layers of an active snapshot",
+        |store| kind(store.committed_layers(b"active")),
+        ErrorKind::FailedPrecondition,
+    ),
+    (
         "update with a label over the limit",
         |store| kind(store.update(b"active", labels(&[("k", &"v".repeat(4096))]), &[])),
         ErrorKind::Invalid,
     ),
 ];
+
+fn long() -> String {
+    "k".repeat(64 << 10)
+}
+
+fn many() -> Labels {
+    (0..10_000).map(|index| (format!("label-{index}"), "value".to_owned())).collect()
+}
 
 fn update(store: &Store, mask: &[&str]) -> store::Result<store::Snapshot> {
     store.update(b"active", labels(&[("new", "1"), ("", "2")]), mask)
@@ -266,6 +357,25 @@ fn run(fixture: &Fixture, rows: &[Row]) {
         let after = (fixture.store.list(&[]).unwrap(), tree(&fixture.root()));
         assert_eq!(after, before, "{what}: something changed");
     }
+}
+
+#[test]
+fn the_limits_themselves_are_fine() {
+    let fixture = Fixture::fast();
+    let store = &fixture.store;
+    let key = "k".repeat(store::KEY_LIMIT);
+    let each = 100 + store::LABEL_OVERHEAD;
+    let count = store::LABELS_LIMIT / each;
+    let full: Labels = (0..count).map(|index| (format!("{index:099}"), "v".to_owned())).collect();
+    let active = store.prepare(key.as_bytes(), None, full.clone(), Scratch::Directory).unwrap();
+    assert_eq!((active.labels.len(), &active.labels), (count, &full));
+    let name = "n".repeat(store::KEY_LIMIT);
+    let done = store.commit(name.as_bytes(), key.as_bytes(), &CommitOptions::default()).unwrap();
+    let child = prepare(store, "child", &name).unwrap();
+    assert_eq!(child.parent.as_deref(), Some(name.as_bytes()));
+    assert_eq!(store.list(&["kind==committed"]).unwrap(), [done]);
+    let one_more = full.into_iter().chain([("x".to_owned(), "v".repeat(200))]).collect();
+    assert_eq!(kind(store.update(b"child", one_more, &[])), ErrorKind::Invalid);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The parser. Where the grammar leaves it open it does as containerd's: white space is skipped only before a token
 //! that is wanted, so there may be some after a comma or around an operator but not before a comma or at the end.
 
-use regex::bytes::Regex;
+use regex::bytes::RegexBuilder;
 
 use super::{Selector, Test};
 
@@ -11,6 +11,9 @@ pub(super) struct ParseError {
     pub(super) at: usize,
     pub(super) what: &'static str,
 }
+
+/// Most bytes of memory that a regular expression may take; one that is larger is as one that does not compile.
+const EXPRESSION_LIMIT: usize = 1 << 20;
 
 type Result<T> = std::result::Result<T, ParseError>;
 
@@ -87,9 +90,9 @@ impl Parser<'_> {
             "!=" => Test::NotEqual(self.value(false)?),
             "~=" => {
                 let expression = self.value(true)?;
-                Test::Matches(
-                    std::str::from_utf8(&expression).ok().and_then(|text| Regex::new(text).ok()),
-                )
+                let text = std::str::from_utf8(&expression).ok();
+                let compiled = |text| RegexBuilder::new(text).size_limit(EXPRESSION_LIMIT).build();
+                Test::Matches(text.and_then(|text| compiled(text).ok()))
             }
             "" => return self.fail("expected an operator: ==, != or ~="),
             _ => {
