@@ -3,9 +3,10 @@
 use std::error::Error;
 use std::path::Path;
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "containerd/services/content.proto",
     "containerd/services/diff.proto",
+    "containerd/services/leases.proto",
     "containerd/services/mounts.proto",
     "containerd/services/snapshots.proto",
     "plywood/control.proto",

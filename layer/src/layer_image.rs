@@ -122,6 +122,55 @@ pub fn write_layer_image(
     })
 }
 
+/// What a layer's blob is, without an image of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerBlob {
+    /// Digest of the blob as it came (compressed).
+    pub digest: Digest,
+    /// Length of the blob in bytes.
+    pub size: u64,
+    /// Digest of what is in it, uncompressed.
+    pub diff_id: Digest,
+    /// Length of that in bytes.
+    pub tar_size: u64,
+    /// How it is compressed.
+    pub compression: Compression,
+}
+
+/// Reads a blob to its end and measures it, inside and outside. `options` are checked.
+///
+/// # Errors
+/// [`ErrorKind::Corrupt`] for a compressed stream that is cut off or damaged, [`ErrorKind::DigestMismatch`],
+/// [`ErrorKind::TooLarge`], [`ErrorKind::Cancelled`] and [`ErrorKind::Io`]. The tar is not looked into.
+///
+/// [`ErrorKind::Corrupt`]: crate::ErrorKind::Corrupt
+/// [`ErrorKind::DigestMismatch`]: crate::ErrorKind::DigestMismatch
+/// [`ErrorKind::TooLarge`]: crate::ErrorKind::TooLarge
+/// [`ErrorKind::Cancelled`]: crate::ErrorKind::Cancelled
+/// [`ErrorKind::Io`]: crate::ErrorKind::Io
+pub fn measure_layer(
+    mut source: impl Read + Send,
+    options: &LayerOptions,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<LayerBlob> {
+    let mut first = [0; 4];
+    let (first, compression) = sniffed(&mut source, &mut first, options)?;
+    let source = first.chain(source);
+    let take = |chunks: Receiver<Chunk>| {
+        chunks.iter().for_each(drop);
+        Ok(())
+    };
+    let (blob, tar, ()) = pipeline::run(source, compression, options, progress, cancel, take)?;
+    Ok(LayerBlob {
+        digest: blob.digest,
+        size: blob.size,
+        diff_id: tar.digest,
+        tar_size: tar.size,
+        compression,
+    })
+}
+
 /// The first bytes of a blob, and how it is compressed.
 pub(crate) fn sniffed<'b>(
     source: &mut impl Read,

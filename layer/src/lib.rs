@@ -62,7 +62,7 @@ pub use directory::{DirectoryImage, write_directory_image};
 pub use error::{Error, ErrorKind, Result};
 pub use export::{LayerTar, write_layer_tar};
 pub use image_file::image_checksum;
-pub use layer_image::{LayerImage, LayerOptions, write_layer_image};
+pub use layer_image::{LayerBlob, LayerImage, LayerOptions, measure_layer, write_layer_image};
 #[cfg(target_os = "linux")]
 pub use native::write_native_image;
 pub use parents::{ImageSource, Parents};

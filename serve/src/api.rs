@@ -24,6 +24,11 @@ mod generated {
                     tonic::include_proto!("containerd.services.diff.v1");
                 }
             }
+            pub mod leases {
+                pub mod v1 {
+                    tonic::include_proto!("containerd.services.leases.v1");
+                }
+            }
             pub mod mounts {
                 pub mod v1 {
                     tonic::include_proto!("containerd.services.mounts.v1");
@@ -45,6 +50,7 @@ mod generated {
 
 pub use generated::containerd::services::content::v1 as content;
 pub use generated::containerd::services::diff::v1 as diff;
+pub use generated::containerd::services::leases::v1 as leases;
 pub use generated::containerd::services::mounts::v1 as mounts;
 pub use generated::containerd::services::snapshots::v1 as snapshots;
 pub use generated::containerd::types;

@@ -15,6 +15,8 @@
 pub mod api;
 mod calls;
 mod config;
+mod content;
+mod diff;
 mod error;
 mod logging;
 mod metrics;

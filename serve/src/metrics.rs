@@ -120,7 +120,6 @@ const BUCKETS: [f64; 14] =
 
 /// What was done with a layer.
 #[derive(Debug, Clone, Copy)]
-#[allow(dead_code, reason = "the differ counts two of them")]
 pub(crate) enum LayerWork {
     /// Converted into an image by the differ.
     Apply,

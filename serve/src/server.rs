@@ -16,7 +16,7 @@ use crate::metrics::Exporter;
 use crate::service::Service;
 use crate::signals::{Event, Signals};
 use crate::socket::{self, Socket};
-use crate::{snapshots, text};
+use crate::{diff, snapshots, text};
 
 /// How long the start waits for a command that has the store or the journal open.
 const WAIT: Duration = Duration::from_secs(10);
@@ -178,7 +178,8 @@ fn is_alive(store: &Store, holder: &Holder) -> bool {
 }
 
 /// Names that the health service knows: each service, and the daemon as a whole.
-const HEALTHY: [&str; 2] = ["", "containerd.services.snapshots.v1.Snapshots"];
+const HEALTHY: [&str; 3] =
+    ["", "containerd.services.diff.v1.Diff", "containerd.services.snapshots.v1.Snapshots"];
 
 /// All services of the socket.
 async fn router(
@@ -198,6 +199,7 @@ async fn router(
         .max_concurrent_streams(1024)
         .layer(CallLayer { service: service.clone() })
         .add_service(health_server)
+        .add_service(diff::server(service.clone()))
         .add_service(snapshots::server(service.clone()));
     (health, router)
 }

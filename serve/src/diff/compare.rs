@@ -1,0 +1,219 @@
+//! Diff: what makes one tree of another, as a blob in the content store.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::sync::Arc;
+
+use erofs::Image;
+use layer::{Compression, Compressor, DiffOptions, ImageSource, LayerTar, Side};
+use mount::{Holder, HolderKind};
+use store::{Layer, LayerId, ScratchPaths};
+use tokio::runtime::Handle;
+use tonic::Status;
+
+use super::located::Located;
+use super::{Job, UNCOMPRESSED, descriptor, of_layer};
+use crate::api::diff::DiffRequest;
+use crate::api::types::{Descriptor, Mount};
+use crate::content::{ContentStore, Namespace};
+use crate::metrics::LayerWork;
+use crate::status::{of_mount, of_store};
+
+const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
+const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+const ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
+
+/// A request that was found to make sense.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    left: Vec<Mount>,
+    right: Vec<Mount>,
+    media_type: &'static str,
+    compression: Compression,
+    /// `None`: one of our own, which is aborted if the work fails.
+    reference: Option<String>,
+    labels: BTreeMap<String, String>,
+    options: DiffOptions,
+}
+
+impl Wanted {
+    pub(super) fn of(request: DiffRequest) -> Result<Self, Status> {
+        let (media_type, compression) = match request.media_type.as_str() {
+            "" | GZIP => (GZIP, Compression::Gzip),
+            TAR => (TAR, Compression::None),
+            ZSTD => (ZSTD, Compression::Zstd),
+            other => {
+                let message = format!("a difference as {other:?} is not implemented");
+                return Err(Status::unimplemented(message));
+            }
+        };
+        let reference = String::from_utf8(request.r#ref);
+        let reference = reference
+            .map_err(|_| Status::invalid_argument("the upload's reference is not UTF-8"))?;
+        let epoch = request.source_date_epoch.map(|epoch| match u32::try_from(epoch.nanos) {
+            Ok(nanoseconds) if nanoseconds < 1_000_000_000 => {
+                Ok(erofs::Timestamp { seconds: epoch.seconds, nanoseconds })
+            }
+            _ => Err(Status::invalid_argument(format!(
+                "a source date epoch of {} nanoseconds",
+                epoch.nanos
+            ))),
+        });
+        Ok(Self {
+            left: request.left,
+            right: request.right,
+            media_type,
+            compression,
+            reference: Some(reference).filter(|reference| !reference.is_empty()),
+            labels: request.labels,
+            options: DiffOptions { source_date_epoch: epoch.transpose()? },
+        })
+    }
+}
+
+pub(super) fn compare(job: &Job, wanted: Wanted) -> Result<Descriptor, Status> {
+    let mut sides = Sides { job, images: HashMap::new(), holders: Vec::new(), key: None };
+    let left = sides.side(&wanted.left)?;
+    let right = sides.side(&wanted.right)?;
+    let namespace = Namespace::of_call(&job.metadata, sides.key.as_deref());
+    let address = job.differ.service.config().containerd_address.clone();
+    let contents = job.differ.connection.store(&address, namespace);
+    let runtime = Handle::current();
+
+    let (leased, lease) = runtime.block_on(contents.leased(&job.metadata))?;
+    let upload = Upload { job, contents: &leased, wanted };
+    let result = upload.run(&left, &right);
+    if result.is_err()
+        && let Err(status) = runtime.block_on(contents.end(lease))
+    {
+        tracing::warn!(%status, "a lease is left to expire");
+    }
+    result
+}
+
+struct Upload<'j> {
+    job: &'j Job,
+    contents: &'j ContentStore,
+    wanted: Wanted,
+}
+
+impl Upload<'_> {
+    fn run(self, left: &Side, right: &Side) -> Result<Descriptor, Status> {
+        let own = match &self.wanted.reference {
+            Some(_) => None,
+            None => {
+                let name = sys::file::random_name(12)
+                    .map_err(|error| Status::internal(format!("no name for an upload: {error}")))?;
+                Some(format!("plywood-diff-{name}"))
+            }
+        };
+        let result = self.upload(left, right, own.as_deref());
+        if let (Err(_), Some(own)) = (&result, &own)
+            && let Err(status) = Handle::current().block_on(self.contents.abort(own))
+        {
+            tracing::warn!(%status, reference = %own, "an upload is left unfinished");
+        }
+        result
+    }
+
+    fn upload(&self, left: &Side, right: &Side, own: Option<&str>) -> Result<Descriptor, Status> {
+        let stop = &self.job.stop;
+        let reference = own.or(self.wanted.reference.as_deref()).unwrap_or_default();
+        let blob = self.contents.write(reference, &stop.token);
+        let failed = |error: layer::Error| of_layer(&error);
+        let mut output = Compressor::new(blob, self.wanted.compression).map_err(failed)?;
+        let tar: LayerTar =
+            layer::diff(left, right, &self.wanted.options, &mut output, &stop.cancel)
+                .map_err(failed)?;
+        let blob = output.finish().map_err(failed)?;
+        let size = blob.size();
+        let uncompressed = tar.diff_id.to_string();
+        let mut labels = self.wanted.labels.clone();
+        if self.wanted.compression != Compression::None {
+            labels.insert(UNCOMPRESSED.to_owned(), uncompressed.clone());
+        }
+        stop.cancel.check().map_err(failed)?;
+        let digest = blob.commit(labels)?;
+
+        // It may have been there before, without the label.
+        let runtime = Handle::current();
+        let name = digest.to_string();
+        let info = runtime.block_on(self.contents.info(&name))?;
+        if self.wanted.compression != Compression::None && !info.labels.contains_key(UNCOMPRESSED) {
+            runtime.block_on(self.contents.set_label(&name, UNCOMPRESSED, &uncompressed))?;
+        }
+        self.job.differ.service.metrics().layer_done(LayerWork::Diff, tar.size);
+        descriptor(self.wanted.media_type, &digest, size)
+    }
+}
+
+/// Makes sides of mounts, and keeps what they need for as long as it lives.
+struct Sides<'j> {
+    job: &'j Job,
+    /// Layers that both sides have are opened once: that is how the difference knows that they are the same.
+    images: HashMap<LayerId, Arc<Image<ImageSource>>>,
+    holders: Vec<Holder>,
+    /// The key of an active snapshot among them.
+    key: Option<Vec<u8>>,
+}
+
+impl Sides<'_> {
+    fn side(&mut self, mounts: &[Mount]) -> Result<Side, Status> {
+        let service = &self.job.differ.service;
+        let snapshot = match Located::of(service, mounts)? {
+            Located::Layers(layers) => {
+                return Ok(Side { layers: self.open(&layers)?, upper: None });
+            }
+            Located::Active(snapshot) => snapshot,
+        };
+        let chain = service.store().chain(&snapshot.key).map_err(|error| of_store(&error))?;
+        let upper = match &chain.scratch {
+            Some(ScratchPaths::Directory { upper, .. }) => upper.clone(),
+            Some(ScratchPaths::Image { .. }) => {
+                let name = sys::file::random_name(8)
+                    .map_err(|error| Status::internal(format!("no name for a holder: {error}")))?;
+                let holder = Holder::new(HolderKind::Snapshot, format!("diff {name}"));
+                let process = sys::process::Process::current()
+                    .map_err(|error| Status::internal(error.to_string()))?;
+                let holder = holder.with_process(process);
+                self.holders.push(holder.clone());
+                let held = service.registry().hold_scratch(&chain, &holder);
+                held.map_err(|error| of_mount(&error))?.upper
+            }
+            None => return Err(Status::failed_precondition("the snapshot has no scratch")),
+        };
+        self.job.says_key(&snapshot.key);
+        self.key = Some(snapshot.key);
+        Ok(Side { layers: self.open(&chain.layers)?, upper: Some(upper) })
+    }
+
+    fn open(&mut self, layers: &[Layer]) -> Result<Vec<Arc<Image<ImageSource>>>, Status> {
+        let mut images = Vec::new();
+        for layer in layers {
+            if let Some(image) = self.images.get(&layer.id) {
+                images.push(Arc::clone(image));
+                continue;
+            }
+            let file = File::open(&layer.path).map_err(|error| {
+                Status::data_loss(format!("layer image {}: {error}", layer.path.display()))
+            })?;
+            let image = Image::open(Box::new(file) as ImageSource).map_err(|error| {
+                Status::data_loss(format!("layer image {}: {error}", layer.path.display()))
+            })?;
+            let image = Arc::new(image);
+            self.images.insert(layer.id.clone(), Arc::clone(&image));
+            images.push(image);
+        }
+        Ok(images)
+    }
+}
+
+impl Drop for Sides<'_> {
+    fn drop(&mut self) {
+        for holder in &self.holders {
+            if let Err(error) = self.job.differ.service.registry().release(holder) {
+                tracing::warn!(%error, "a scratch stays mounted until the next reconcile");
+            }
+        }
+    }
+}
