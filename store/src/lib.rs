@@ -1,12 +1,15 @@
 //! The store: layers, snapshots and images on disk, their metadata, gc and fsck. It mounts nothing.
 //!
 //! ```text
-//!  image import ──▶ Staging ──add_layer──▶ layers/<hex>.erofs
-//!                                             ▲
-//!  prepare ──▶ active ──commit────────────────┘   ┌──▶ prepare ──▶ …
+//!  image import ──▶ Staging ──add_layer──▶ layers/<hex>.erofs ◀── apply_layer ── a layer's blob
+//!                                             ▲                       │
+//!  prepare ──▶ active ──commit────────────────┘   ┌──▶ prepare ──▶ active ──commit──▶ …
 //!               │ (scratch becomes a layer)       │
 //!               └────────────────▶ committed ─────┴──▶ view
 //! ```
+//!
+//! [`Store::scope`] shows the snapshots of one origin alone, as containerd has to see them; the same calls on
+//! [`Store`] see them all.
 //!
 //! One process opens a store at a time ([`Store::open`] waits, then says who has it); inside it any number of
 //! threads may use it. What a successful call did survives a power cut; what a cut call left is removed by the next
