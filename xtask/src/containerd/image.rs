@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 use tar::EntryType;
 
 use crate::layer_tar::{EPOCH, LayerTar, Noise};
@@ -33,6 +34,18 @@ pub(crate) struct Image {
     pub(crate) reference: String,
     pub(crate) archive: PathBuf,
     pub(crate) layers: Vec<Layer>,
+}
+
+impl Image {
+    /// The name of its topmost snapshot: OCI's chain ID.
+    pub(crate) fn chain_id(&self) -> String {
+        let diff_ids = self.layers.iter().map(|layer| format!("sha256:{}", layer.diff_id));
+        let chained = diff_ids.reduce(|chain, diff_id| {
+            let digest = Sha256::digest(format!("{chain} {diff_id}"));
+            format!("sha256:{}", oci_layout::hexadecimal(&digest))
+        });
+        chained.unwrap_or_default()
+    }
 }
 
 /// How a layer is filled.

@@ -17,7 +17,9 @@ mod plywood;
 mod root;
 mod scenario;
 mod session;
+mod suite;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -39,6 +41,9 @@ pub(crate) struct ContainerdArguments {
     /// Only this version; may be given more than once
     #[arg(long = "version", value_enum, value_name = "VERSION")]
     versions: Vec<Version>,
+    /// Only containerd's own snapshotter suite
+    #[arg(long, conflicts_with_all = ["versions", "overlayfs"])]
+    suite: bool,
     /// Rounds in which a daemon is killed, with each version
     #[arg(long, default_value_t = 70)]
     rounds: u32,
@@ -66,6 +71,13 @@ pub(crate) fn containerd(arguments: &ContainerdArguments) -> Result<()> {
             workspace::target().join("debug/plywood")
         }
     };
+    if !arguments.overlayfs && arguments.versions.is_empty() {
+        let words: [OsString; 3] = ["containerd".into(), "--suite".into(), "--plywood".into()];
+        namespace::enter(words.into_iter().chain([program.clone().into()]))?;
+    }
+    if arguments.suite {
+        return Ok(());
+    }
     let seed = arguments.seed.map_or_else(moments::any_seed, Ok)?.to_string();
     let rounds = arguments.rounds.to_string();
     let all = [Version::V1_6, Version::V1_7, Version::V2_1];
@@ -82,10 +94,13 @@ pub(crate) fn containerd(arguments: &ContainerdArguments) -> Result<()> {
     Ok(())
 }
 
-/// One version, in namespaces of its own.
+/// The suite or one version, in namespaces of its own.
 fn inside(arguments: &ContainerdArguments) -> Result<()> {
-    let [version] = arguments.versions[..] else { anyhow::bail!("one version in each namespace") };
     let program = arguments.plywood.as_deref().context("--plywood is missing")?;
+    if arguments.suite {
+        return suite::run(program);
+    }
+    let [version] = arguments.versions[..] else { anyhow::bail!("one version in each namespace") };
     let program = (!arguments.overlayfs).then_some(program);
     let start = Instant::now();
     let root = Root::prepared(version)?;

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::image::{self, Image};
 use super::listing::Listing;
-use super::root::Root;
+use super::root::{Root, Version};
 use super::session::{Session, User};
 use crate::program;
 
@@ -79,7 +79,7 @@ pub(super) fn run(session: &Session) -> Result<()> {
     let wanted = expected(user, &everything)?;
     let found = of_image(user, &everything, user.snapshotter)?;
     found.expect(&wanted, CLOCKED).context("the image is not as overlayfs shows it")?;
-    steps.done(&format!("images mount: all {} names are as overlayfs shows them", wanted.len()));
+    steps.done(&format!("all {} names of the image are as overlayfs shows them", wanted.len()));
 
     let reference = everything.reference.as_str();
     user.run_detached(reference, "first", IDLE)?;
@@ -156,13 +156,29 @@ fn expected(user: &User, image: &Image) -> Result<Listing> {
 fn of_image(user: &User, image: &Image, snapshotter: &str) -> Result<Listing> {
     let target = user.directory.join("mnt");
     std::fs::create_dir_all(&target)?;
+    let look = || Listing::of(&target);
+    if user.root.version == Version::V1_6 {
+        // Its `images mount` takes the default snapshotter whatever it is told.
+        view(user, snapshotter, &image.chain_id())?;
+        let listing = mounted(user, snapshotter, "look", &target, look);
+        user.ctr_on(snapshotter, &["snapshots", "rm", "look"])?;
+        return listing;
+    }
     let target = text(&target)?;
     user.ctr_on(snapshotter, &["images", "mount", &image.reference, target])?;
-    let listing = Listing::of(Path::new(target));
-    // The view that it made is not removed by `--rm` with any snapshotter but the default one.
+    let listing = look();
     user.ctr_on(snapshotter, &["images", "unmount", target])?;
+    // `--rm` would remove the view from the default snapshotter only.
     user.ctr_on(snapshotter, &["snapshots", "rm", target])?;
     listing
+}
+
+/// A view of a snapshot, named `look`.
+fn view(user: &User, snapshotter: &str, parent: &str) -> Result<()> {
+    // ctr gives a view nothing that holds it; a collection that is due would take it.
+    user.collect()?;
+    user.ctr_on(snapshotter, &["snapshots", "view", "look", parent])?;
+    user.ctr_on(snapshotter, &["snapshots", "label", "look", "containerd.io/gc.root=now"]).map(drop)
 }
 
 /// Questions about the container's snapshot. Returns its parent.
@@ -238,7 +254,7 @@ pub(super) fn names(tar: &[u8]) -> Result<Vec<PathBuf>> {
 fn commit(user: &User, parent: &str) -> Result<()> {
     user.ctr(&["snapshots", "prepare", "work", parent])?;
     let target = user.directory.join("mnt");
-    let written = mounted(user, "work", &target, || {
+    let written = mounted(user, user.snapshotter, "work", &target, || {
         std::fs::create_dir(target.join("by-hand"))?;
         std::fs::write(target.join("by-hand/file"), "written\n")?;
         std::fs::remove_file(target.join("data/version"))?;
@@ -247,11 +263,8 @@ fn commit(user: &User, parent: &str) -> Result<()> {
         Listing::of(&target)
     })?;
     user.ctr(&["snapshots", "commit", "committed", "work"])?;
-    // ctr gives a view nothing that holds it; a collection that is due would take it.
-    user.collect()?;
-    user.ctr(&["snapshots", "view", "look", "committed"])?;
-    user.ctr(&["snapshots", "label", "look", "containerd.io/gc.root=now"])?;
-    let found = mounted(user, "look", &target, || {
+    view(user, user.snapshotter, "committed")?;
+    let found = mounted(user, user.snapshotter, "look", &target, || {
         ensure!(
             std::fs::write(target.join("by-hand/other"), "").is_err(),
             "a view can be written to"
@@ -268,11 +281,12 @@ fn commit(user: &User, parent: &str) -> Result<()> {
 /// With a snapshot mounted by the commands that ctr prints.
 fn mounted<T>(
     user: &User,
+    snapshotter: &str,
     key: &str,
     target: &Path,
     look: impl FnOnce() -> Result<T>,
 ) -> Result<T> {
-    let commands = user.ctr(&["snapshots", "mounts", text(target)?, key])?;
+    let commands = user.ctr_on(snapshotter, &["snapshots", "mounts", text(target)?, key])?;
     program::quietly(Command::new("sh").args(["-e", "-c", &commands]))?;
     let result = look();
     program::quietly(Command::new("umount").arg(target))?;

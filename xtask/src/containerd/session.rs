@@ -233,6 +233,11 @@ impl User {
         for lease in self.ctr(&["leases", "ls", "--quiet"])?.lines() {
             self.ctr(&["leases", "rm", lease])?;
         }
+        if self.snapshotter == "overlayfs" {
+            // What a kill made of a removal it only looks for behind the next removal.
+            self.ctr(&["snapshots", "prepare", "swept"])?;
+            self.ctr(&["snapshots", "rm", "swept"])?;
+        }
         self.collect()
     }
 
