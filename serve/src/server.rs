@@ -52,7 +52,8 @@ pub fn run(config: Config) -> Result<()> {
 async fn serve(config: Config, logging: &Logging) -> Result<()> {
     let mut signals = Signals::listen()?;
     // Before the store is waited for: who serves already is the better answer.
-    if !socket::is_passed() {
+    let passed = socket::passed()?;
+    if passed.is_none() {
         socket::check_free(&config.address)?;
     }
     let service = tokio::task::spawn_blocking(move || open(config))
@@ -63,7 +64,10 @@ async fn serve(config: Config, logging: &Logging) -> Result<()> {
         Some(address) => Some(Exporter::listen(address).await?),
         None => None,
     };
-    let socket = Socket::open(&config.address)?;
+    let socket = match passed {
+        Some(socket) => socket,
+        None => Socket::bind(&config.address)?,
+    };
     match socket.is_ours() {
         true => tracing::info!("listening on {}", config.address.display()),
         false => tracing::info!("listening on the socket that systemd passed"),

@@ -84,36 +84,30 @@ pub(crate) fn check_free(path: &Path) -> Result<()> {
     }
 }
 
-/// Whether systemd passed this process a socket.
-pub(crate) fn is_passed() -> bool {
-    // Taking nothing, it changes nothing.
-    listenfd::ListenFd::from_env().len() > 0
+/// The socket that systemd passed to this process. Whoever asks first takes it.
+///
+/// # Errors
+/// `Io`.
+pub(crate) fn passed() -> Result<Option<Socket>> {
+    let listener = listenfd::ListenFd::from_env()
+        .take_unix_listener(0)
+        .map_err(|error| Error::io("the socket that was passed is of no use", error))?;
+    Ok(listener.map(|listener| Socket { listener, made: None }))
 }
 
 impl Socket {
-    /// The socket that systemd passed to this process, else a new one at `path`, replacing one that nobody listens
-    /// on any more.
-    ///
-    /// # Errors
-    /// `AddressTaken`, `Io`.
-    pub(crate) fn open(path: &Path) -> Result<Self> {
-        let passed = listenfd::ListenFd::from_env()
-            .take_unix_listener(0)
-            .map_err(|error| Error::io("the socket that was passed is of no use", error))?;
-        match passed {
-            Some(listener) => Ok(Self { listener, made: None }),
-            None => Self::bind(path),
-        }
-    }
-
     /// Whether it is ours, and not systemd's.
     pub(crate) fn is_ours(&self) -> bool {
         self.made.is_some()
     }
 
-    /// The name appears only once the socket has its mode, and replaces a stale one in one step.
+    /// A new socket at `path`, in place of one that nobody listens on any more.
+    ///
+    /// # Errors
+    /// `AddressTaken`, `Io`.
     pub(crate) fn bind(path: &Path) -> Result<Self> {
         check_free(path)?;
+        // The name appears only once the socket has its mode, and replaces a stale one in one step.
         let failed = |error| Error::io(format!("cannot listen on {}", path.display()), error);
         let mut name = path.as_os_str().to_owned();
         name.push(format!(".{}", std::process::id()));

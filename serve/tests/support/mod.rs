@@ -143,17 +143,22 @@ impl Bench {
 
     /// A daemon's process that nobody waits for yet.
     pub fn spawn(&self) -> Child {
+        self.command(&std::env::current_exe().unwrap()).spawn().unwrap()
+    }
+
+    /// What starts a daemon, by way of `program`, which gets the test binary's arguments.
+    pub fn command(&self, program: &Path) -> Command {
         let module = module_path!().split_once("::").map_or("", |(_, module)| module);
-        Command::new(std::env::current_exe().unwrap())
+        let mut command = Command::new(program);
+        command
             .args([&format!("{module}::daemon_process"), "--exact", "--nocapture"])
             .arg("--test-threads=1")
             .env(DAEMON, self.config_file())
             .stdin(Stdio::null())
             .stderr(fs::File::options().create(true).append(true).open(self.log_file()).unwrap())
             .stdout(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .unwrap()
+            .process_group(0);
+        command
     }
 
     pub fn log_file(&self) -> PathBuf {
@@ -165,8 +170,13 @@ impl Bench {
     }
 
     pub fn start(&mut self) {
+        let daemon = self.spawn();
+        self.adopt(daemon);
+    }
+
+    /// Waits until `daemon` answers; it is this bench's from now on.
+    pub fn adopt(&mut self, mut daemon: Child) {
         assert!(self.daemon.is_none());
-        let mut daemon = self.spawn();
         eventually("the daemon answers", || {
             if let Some(status) = daemon.try_wait().unwrap() {
                 panic!("the daemon ended with {status}:\n{}", self.log());
