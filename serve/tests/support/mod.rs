@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "every test file uses its own part")]
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "test code")]
 
+mod contents;
 mod mounted;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,8 @@ use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status};
 
+#[allow(unused_imports, reason = "every test file uses its own part")]
+pub use contents::{Contents, Fault};
 #[allow(unused_imports, reason = "every test file uses its own part")]
 pub use mounted::{Mounted, manifest};
 
