@@ -4,6 +4,7 @@ mod erofs;
 mod image;
 mod mount;
 mod run;
+mod serve;
 mod snapshot;
 
 use std::path::PathBuf;
@@ -19,6 +20,9 @@ pub(crate) use self::image::{
 };
 pub(crate) use self::mount::{MountArgs, MountVerb, UmountArgs};
 pub(crate) use self::run::{MountKind, MountOption, Network, RunArgs};
+pub(crate) use self::serve::{
+    ConfigShowArgs, ConfigVerb, ContainerdConfigArgs, ContainerdVersion, ServeArgs, SettingArgs,
+};
 pub(crate) use self::snapshot::{
     CommitArgs, FilterArgs, LabelArgs, PrepareArgs, SnapshotDiffArgs, SnapshotKeyArgs,
     SnapshotMountsArgs, SnapshotRemoveArgs, SnapshotUsageArgs, SnapshotVerb,
@@ -88,6 +92,17 @@ pub(crate) struct Global {
         display_order = 901
     )]
     pub(crate) run: PathBuf,
+    /// The socket of a daemon that has the store open; without one, the store is opened here. By default
+    /// plywood.sock in the run directory.
+    #[arg(
+        long,
+        global = true,
+        env = "PLYWOOD_ADDRESS",
+        hide_env_values = true,
+        value_name = "SOCKET",
+        display_order = 902
+    )]
+    pub(crate) address: Option<PathBuf>,
     /// How results are written: for people, or one JSON object a line.
     #[arg(
         long,
@@ -95,7 +110,7 @@ pub(crate) struct Global {
         value_enum,
         default_value_t = Format::Text,
         value_name = "FORMAT",
-        display_order = 902
+        display_order = 903
     )]
     pub(crate) format: Format,
 }
@@ -133,6 +148,13 @@ pub(crate) enum Verb {
     Fsck(FsckArgs),
     /// Say what this host can do, what will be used because of it, and what to install.
     Doctor(DoctorArgs),
+    /// Serve containerd, and the commands of this program, until told to stop.
+    Serve(ServeArgs),
+    /// Show what `plywood serve` is configured to do.
+    #[command(subcommand)]
+    Config(ConfigVerb),
+    /// Print what containerd's configuration needs, for a version of it.
+    ContainerdConfig(ContainerdConfigArgs),
     /// Print the version.
     Version(VersionArgs),
 }

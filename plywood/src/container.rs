@@ -10,10 +10,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use mount::{Holder, HolderKind};
 use serde::{Deserialize, Serialize};
-use store::ErrorKind;
 use sys::process::Process;
 
-use crate::exit::{Exit, Failure};
+use crate::exit::{Exit, Failure, is_missing};
 use crate::host::Host;
 use crate::verb::run::{Runtime, private_directory, sweep_trials};
 
@@ -136,7 +135,7 @@ impl<'h> Container<'h> {
                 let key = self.key();
                 let result = match self.record.keep {
                     true => Host::disown(&store, key.as_bytes()),
-                    false => store.remove(key.as_bytes()).map_err(anyhow::Error::from),
+                    false => store.remove(key.as_bytes()),
                 };
                 match result {
                     Err(error) if !is_missing(&error) => {
@@ -157,7 +156,7 @@ impl<'h> Container<'h> {
     fn can_wait(&self) -> bool {
         let is_there = || {
             let store = self.host.store_to_read()?;
-            store.stat(self.key().as_bytes()).map_err(anyhow::Error::from)
+            store.stat(self.key().as_bytes())
         };
         !self.record.keep || is_there().is_err_and(|error| is_missing(&error))
     }
@@ -280,12 +279,6 @@ fn remove_bundle(directory: &Path) -> io::Result<()> {
     // The record goes last: without it nobody would know what else to undo.
     absent(fs::remove_file(directory.join(RECORD)))?;
     absent(fs::remove_dir(directory))
-}
-
-fn is_missing(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        cause.downcast_ref::<store::Error>().is_some_and(|e| e.kind() == ErrorKind::NotFound)
-    })
 }
 
 /// The image's name and six random hexadecimal digits.

@@ -4,6 +4,8 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 
+use serve::control::{CauseKind, ConnectionError, ConnectionErrorKind};
+
 use crate::escape;
 
 /// The exit codes that Plywood itself uses. `run` passes the container's own code through.
@@ -106,8 +108,19 @@ const DAMAGED_STORE: &str = "`plywood fsck` says what is damaged; if it cannot o
 
 /// What a user can do about errors of the libraries, where it is not plain from the message.
 fn way_out(cause: &(dyn Error + 'static)) -> Option<&'static str> {
-    if let Some(error) = cause.downcast_ref::<store::Error>() {
+    if let Some(error) = cause.downcast_ref::<ConnectionError>() {
         return match error.kind() {
+            ConnectionErrorKind::Lost => Some(
+                "its log says why; nothing is half done: look at what is there, and repeat the command",
+            ),
+            ConnectionErrorKind::Incompatible => {
+                Some("restart the daemon, for example with systemctl restart plywood")
+            }
+            _ => None,
+        };
+    }
+    match CauseKind::of(cause) {
+        CauseKind::Store(kind) => match kind {
             store::ErrorKind::Busy => Some("try again when that process has ended"),
             store::ErrorKind::NewerVersion => {
                 Some("use the version of plywood that wrote it, or another --root")
@@ -117,18 +130,21 @@ fn way_out(cause: &(dyn Error + 'static)) -> Option<&'static str> {
             }
             store::ErrorKind::NeedsBase => Some("name the image below it with --base"),
             // Damaged input comes from the other crates, and says more itself.
-            store::ErrorKind::Corrupt if !is_about_input(error) => Some(DAMAGED_STORE),
+            store::ErrorKind::Corrupt if !is_about_input(cause) => Some(DAMAGED_STORE),
             _ => None,
-        };
-    }
-    if let Some(error) = cause.downcast_ref::<layer::Error>() {
-        return match error.kind() {
+        },
+        CauseKind::Layer(kind) => match kind {
             layer::ErrorKind::DigestMismatch => Some("the archive is damaged: fetch it again"),
             layer::ErrorKind::OtherPlatform => Some("choose one of its platforms with --platform"),
             _ => None,
-        };
+        },
+        CauseKind::Mount(kind) => way_out_of_mount(kind),
+        _ => None,
     }
-    match cause.downcast_ref::<mount::Error>()?.kind() {
+}
+
+fn way_out_of_mount(kind: mount::ErrorKind) -> Option<&'static str> {
+    match kind {
         mount::ErrorKind::TooManyLayers => {
             Some("merge some of its layers into one, as `plywood erofs merge` does with files")
         }
@@ -142,8 +158,8 @@ fn way_out(cause: &(dyn Error + 'static)) -> Option<&'static str> {
     }
 }
 
-fn is_about_input(error: &store::Error) -> bool {
-    error.source().is_some_and(|source| source.is::<layer::Error>())
+fn is_about_input(cause: &(dyn Error + 'static)) -> bool {
+    cause.source().is_some_and(|source| matches!(CauseKind::of(source), CauseKind::Layer(_)))
 }
 
 /// Prints `plywood: error: …: cause` and `hint: …` lines to standard error.
@@ -177,29 +193,37 @@ fn code_of(cause: &(dyn Error + 'static)) -> Option<Exit> {
     if let Some(failure) = cause.downcast_ref::<Failure>() {
         return (failure.exit != Exit::Failed).then_some(failure.exit);
     }
-    if let Some(error) = cause.downcast_ref::<erofs::Error>() {
-        return erofs_code(error.kind());
+    if let Some(error) = cause.downcast_ref::<ConnectionError>() {
+        return (error.kind() == ConnectionErrorKind::Denied).then_some(Exit::NotPermitted);
     }
-    if let Some(error) = cause.downcast_ref::<layer::Error>() {
-        return layer_code(error.kind());
+    if let Some(error) = cause.downcast_ref::<serve::Error>() {
+        return serve_code(error.kind());
     }
-    if let Some(error) = cause.downcast_ref::<store::Error>() {
+    match CauseKind::of(cause) {
         // What makes no sense is an argument, unless it came out of a layer: then that says so itself.
-        return match error.source() {
-            Some(_) if error.kind() == store::ErrorKind::Invalid => None,
-            _ => store_code(error.kind()),
-        };
+        CauseKind::Store(store::ErrorKind::Invalid) if cause.source().is_some() => None,
+        CauseKind::Store(kind) => store_code(kind),
+        CauseKind::Layer(kind) => layer_code(kind),
+        CauseKind::Mount(kind) => mount_code(kind),
+        CauseKind::Erofs(kind) => erofs_code(kind),
+        CauseKind::System(errno) => errno.and_then(errno_code),
+        CauseKind::Io { errno, kind } => io_code(errno, kind),
+        CauseKind::Other => None,
     }
-    if let Some(error) = cause.downcast_ref::<mount::Error>() {
-        return mount_code(error.kind());
+}
+
+fn serve_code(kind: serve::ErrorKind) -> Option<Exit> {
+    match kind {
+        serve::ErrorKind::Configuration => Some(Exit::Usage),
+        serve::ErrorKind::AddressTaken => Some(Exit::Exists),
+        _ => None,
     }
-    if let Some(error) = cause.downcast_ref::<sys::Error>() {
-        return error.errno().and_then(errno_code);
-    }
-    if let Some(error) = cause.downcast_ref::<io::Error>() {
-        return io_code(error);
-    }
-    None
+}
+
+/// Whether some cause is the store's word that there is no such thing.
+pub(crate) fn is_missing(error: &anyhow::Error) -> bool {
+    let missing = CauseKind::Store(store::ErrorKind::NotFound);
+    error.chain().any(|cause| CauseKind::of(cause) == missing)
 }
 
 fn erofs_code(kind: erofs::ErrorKind) -> Option<Exit> {
@@ -262,10 +286,10 @@ fn mount_code(kind: mount::ErrorKind) -> Option<Exit> {
     }
 }
 
-fn io_code(error: &io::Error) -> Option<Exit> {
-    match error.raw_os_error() {
+fn io_code(errno: Option<i32>, kind: io::ErrorKind) -> Option<Exit> {
+    match errno {
         Some(errno) => errno_code(errno),
-        None => match error.kind() {
+        None => match kind {
             io::ErrorKind::NotFound => Some(Exit::NotFound),
             io::ErrorKind::AlreadyExists => Some(Exit::Exists),
             io::ErrorKind::PermissionDenied => Some(Exit::NotPermitted),

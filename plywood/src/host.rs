@@ -1,19 +1,29 @@
 //! The two directories that a command works with, and bringing them in order first.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use layer::Cancel;
 use mount::{Holder, HolderKind, Registry};
 use serde::{Deserialize, Serialize};
-use store::{Kind, Labels, OpenOptions, Snapshot, Store};
+use serve::control::{
+    Call, Client, ConnectionError, ConnectionErrorKind, Descriptors, Import, Operation as _,
+    Progress, Serving, Target, serving,
+};
+use store::import::ImportedImage;
+use store::{ErrorKind, Kind, Labels, OpenOptions, Snapshot, Store};
 use sys::process::Process;
 
 use crate::container;
 use crate::exit::{Exit, Failure};
+use crate::store_handle::{StoreHandle, raised};
 
 /// How long a command waits for another one that has the store or the journal open; both are opened briefly.
 const WAIT: Duration = Duration::from_secs(30);
+
+/// How often it looks meanwhile whether a daemon answers.
+const SLICE: Duration = Duration::from_millis(250);
 
 /// Label of a snapshot that lives only as long as something that runs or is mounted.
 const OWNER: &str = "plywood.owner";
@@ -26,20 +36,39 @@ struct Owner {
     process: String,
 }
 
-/// The store's and the run directory.
+/// The store's and the run directory, and where a daemon may answer for the store.
 #[derive(Debug, Clone)]
 pub(crate) struct Host {
     root: PathBuf,
     run: PathBuf,
+    /// Where a daemon is looked for; `None` for the daemon itself.
+    address: Option<PathBuf>,
 }
 
 impl Host {
     /// Relative directories are taken from the current one once and for all.
-    pub(crate) fn new(root: &Path, run: &Path) -> Result<Self> {
+    pub(crate) fn new(root: &Path, run: &Path, address: Option<&Path>) -> Result<Self> {
         let absolute = |path: &Path| {
             std::path::absolute(path).with_context(|| format!("no such path: {}", path.display()))
         };
-        Ok(Self { root: absolute(root)?, run: absolute(run)? })
+        let run = absolute(run)?;
+        let address = match address {
+            Some(address) => absolute(address)?,
+            None => run.join("plywood.sock"),
+        };
+        Ok(Self { root: absolute(root)?, run, address: Some(address) })
+    }
+
+    /// Of a process that is about to be the daemon itself: what systemd listens on for it answers to nobody yet.
+    pub(crate) fn without_daemon(root: &Path, run: &Path) -> Result<Self> {
+        Ok(Self { address: None, ..Self::new(root, run, None)? })
+    }
+
+    fn connect(&self) -> Result<Option<Client>, ConnectionError> {
+        match &self.address {
+            Some(address) => Client::connect(address, &self.root),
+            None => Ok(None),
+        }
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -51,38 +80,140 @@ impl Host {
     }
 
     /// Opens the store, and makes it if there is none.
-    pub(crate) fn store(&self) -> Result<Store> {
-        self.open(OpenOptions { wait: WAIT, create: true, read_only: false })
+    pub(crate) fn store(&self) -> Result<StoreHandle> {
+        self.open(OpenOptions { wait: SLICE, create: true, read_only: false })
     }
 
     /// Opens the store if there is one.
-    pub(crate) fn existing_store(&self) -> Result<Store> {
-        self.open(OpenOptions { wait: WAIT, create: false, read_only: false })
+    pub(crate) fn existing_store(&self) -> Result<StoreHandle> {
+        self.open(OpenOptions { wait: SLICE, create: false, read_only: false })
     }
 
     /// Opens the store to look at it: where it may not be written, that is no obstacle.
-    pub(crate) fn store_to_read(&self) -> Result<Store> {
+    pub(crate) fn store_to_read(&self) -> Result<StoreHandle> {
         match self.existing_store() {
             Err(error) if crate::exit::code(&error) == Exit::NotPermitted => {
-                self.open(OpenOptions { wait: WAIT, create: false, read_only: true })
+                self.open(OpenOptions { wait: SLICE, create: false, read_only: true })
             }
             other => other,
         }
     }
 
-    fn open(&self, options: OpenOptions) -> Result<Store> {
+    fn open(&self, options: OpenOptions) -> Result<StoreHandle> {
         let read_only = options.read_only;
-        let store = Store::open(&self.root, options).context("cannot open the store")?;
-        if !read_only {
-            for scratch in &store.swept().restored {
-                crate::exit::warn(&format!(
-                    "{} was missing and was made again, empty",
-                    scratch.display()
-                ));
+        let store = match self.either(&options)? {
+            Either::Daemon(client) => StoreHandle::daemon(client, self.run.clone()),
+            Either::Local(store) => {
+                let restored = store.swept().restored.iter().filter(|_| !read_only);
+                for scratch in restored {
+                    crate::exit::warn(&format!(
+                        "{} was missing and was made again, empty",
+                        scratch.display()
+                    ));
+                }
+                StoreHandle::local(store, self.run.clone())
             }
+        };
+        if !read_only {
             self.remove_orphans(&store)?;
         }
         Ok(store)
+    }
+
+    /// A daemon's store if one answers, else our own. Which it is may change while another process has it open.
+    fn either(&self, options: &OpenOptions) -> Result<Either> {
+        let deadline = Instant::now() + WAIT;
+        loop {
+            let refused = match self.connect() {
+                Ok(Some(client)) => return Ok(Either::Daemon(client)),
+                Ok(None) => None,
+                // It may be another store's.
+                Err(error) if error.kind() == ConnectionErrorKind::Denied => Some(error),
+                // It was just stopped.
+                Err(error)
+                    if error.kind() == ConnectionErrorKind::Lost && Instant::now() < deadline =>
+                {
+                    None
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let busy = match Store::open(&self.root, options.clone()) {
+                Ok(store) => return Ok(Either::Local(store)),
+                Err(error) if error.kind() == ErrorKind::Busy => error,
+                Err(error) => return Err(error).context("cannot open the store"),
+            };
+            if let (Some(_), Some(refused)) = (self.daemon_elsewhere()?, refused) {
+                return Err(refused.into());
+            }
+            // A command, or a daemon that starts or stops, is done with it soon.
+            if Instant::now() >= deadline {
+                let error = self.busy().unwrap_or(busy);
+                return Err(error).context("cannot open the store");
+            }
+        }
+    }
+
+    /// The error that says how long was waited in all.
+    fn busy(&self) -> Option<store::Error> {
+        let holder = Store::holder(&self.root)?;
+        let root = self.root.display();
+        let message = format!("the store {root} is in use by process {holder} (waited {WAIT:?})");
+        Some(store::Error::new(ErrorKind::Busy, message))
+    }
+
+    /// The daemon that has the store open, if it is the one of our address.
+    ///
+    /// # Errors
+    /// `Exists`, naming it, if it answers at another.
+    fn daemon_elsewhere(&self) -> Result<Option<Serving>> {
+        let holder = Store::holder(&self.root);
+        let Some(daemon) = holder.and_then(|pid| serving(&self.root, pid)) else {
+            return Ok(None);
+        };
+        if self.address.as_ref() == Some(&daemon.address) {
+            return Ok(Some(daemon));
+        }
+        let address = daemon.address.display();
+        let message = format!(
+            "the store {} is in use by the daemon of process {}, which answers at {address}",
+            self.root.display(),
+            daemon.pid
+        );
+        Err(Failure::new(Exit::Exists, message)
+            .hint(match self.address {
+                Some(_) => format!("talk to it with --address {address}"),
+                None => {
+                    "one daemon serves a store: stop that one, or name another --root".to_owned()
+                }
+            })
+            .into())
+    }
+
+    /// Imports images, in the daemon if one answers. The store is not kept open while layers are converted here.
+    pub(crate) fn import(
+        &self,
+        import: Import,
+        descriptors: Descriptors,
+        cancel: &Cancel,
+        progress: &dyn Progress,
+    ) -> Result<Vec<ImportedImage>> {
+        match self.connect() {
+            Ok(Some(client)) => {
+                return client.call(import, cancel, progress).map_err(raised);
+            }
+            Ok(None) => {}
+            Err(error) if error.kind() == ConnectionErrorKind::Denied => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.daemon_elsewhere()?;
+        let call = Call {
+            target: Target::Closed(&self.root),
+            run: &self.run,
+            cancel,
+            progress,
+            descriptors: &descriptors,
+        };
+        import.perform(&call).map_err(raised)
     }
 
     /// Opens the journal of what is mounted.
@@ -120,6 +251,7 @@ impl Host {
     /// Whether a holder of mounts still exists. A user's mounts and described snapshots stay until released.
     pub(crate) fn is_alive(&self, holder: &Holder) -> bool {
         match holder.kind {
+            _ if holder.process.is_some() => holder.is_alive().unwrap_or(true),
             HolderKind::Container => container::exists(self, &holder.name),
             _ => true,
         }
@@ -137,19 +269,19 @@ impl Host {
     }
 
     /// Unties a snapshot from the process it was made for, so that it stays.
-    pub(crate) fn disown(store: &Store, key: &[u8]) -> Result<()> {
+    pub(crate) fn disown(store: &StoreHandle, key: &[u8]) -> Result<()> {
         store.update(key, Labels::new(), &[&format!("labels.{OWNER}")])?;
         Ok(())
     }
 
     /// Removes snapshots of containers and mounts that are gone without a trace in the run directory: after a
     /// restart of the machine, or when a command was killed before it left one.
-    fn remove_orphans(&self, store: &Store) -> Result<()> {
+    fn remove_orphans(&self, store: &StoreHandle) -> Result<()> {
         let filter = format!("labels.\"{OWNER}\"");
         let owned = store.list(&[&filter]).context("cannot look for snapshots that nobody owns")?;
         for snapshot in owned {
             if self.is_orphan(&snapshot)? {
-                store.remove(&snapshot.key).with_context(|| {
+                store.remove_owned(&snapshot).with_context(|| {
                     format!("cannot remove snapshot {}, which nobody owns", snapshot.name())
                 })?;
             }
@@ -181,6 +313,12 @@ impl Host {
         let mounts = self.registry()?.mounts().context("cannot list the mounts")?;
         Ok(!mounts.iter().any(|mount| mount.what == name))
     }
+}
+
+/// Where an open store is.
+enum Either {
+    Daemon(Client),
+    Local(Store),
 }
 
 /// Refuses early, with the way out, what only root can do.

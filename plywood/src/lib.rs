@@ -13,11 +13,14 @@ mod host;
 mod interrupt;
 mod output;
 mod output_file;
+mod store_handle;
 mod verb;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
 
 use cli::{Cli, Verb};
 use exit::{Exit, OutputClosed};
@@ -28,19 +31,25 @@ use output::Output;
 struct Session {
     host: Host,
     output: Output,
+    /// The directories and the socket that were named by flags, for whom the configuration's file counts too.
+    given: Vec<(&'static str, PathBuf)>,
 }
 
 /// Runs the program and returns its exit code.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let parsed = Cli::command().try_get_matches().and_then(|matches| {
+        let cli = Cli::from_arg_matches(&matches)?;
+        Ok((given(&matches, &cli), cli))
+    });
+    let (given, cli) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => {
             // A closed stream is no reason to change the code: help was asked for and nobody reads it.
             let _ = error.print();
             return ExitCode::from(if error.use_stderr() { Exit::Usage as u8 } else { 0 });
         }
     };
-    match perform(cli) {
+    match perform(cli, given) {
         Ok(code) => code,
         Err(error) if error.is::<OutputClosed>() => ExitCode::SUCCESS,
         Err(error) => {
@@ -51,9 +60,19 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn perform(cli: Cli) -> anyhow::Result<ExitCode> {
-    let host = Host::new(&cli.global.root, &cli.global.run)?;
-    let mut session = Session { output: Output::new(cli.global.format), host };
+/// What was named by flags, and not by the environment or by default.
+fn given(matches: &ArgMatches, cli: &Cli) -> Vec<(&'static str, PathBuf)> {
+    let global = &cli.global;
+    [("root", Some(&global.root)), ("run", Some(&global.run)), ("address", global.address.as_ref())]
+        .into_iter()
+        .filter(|(name, _)| matches.value_source(name) == Some(ValueSource::CommandLine))
+        .filter_map(|(name, path)| Some((name, path?.clone())))
+        .collect()
+}
+
+fn perform(cli: Cli, given: Vec<(&'static str, PathBuf)>) -> anyhow::Result<ExitCode> {
+    let host = Host::new(&cli.global.root, &cli.global.run, cli.global.address.as_deref())?;
+    let mut session = Session { output: Output::new(cli.global.format), host, given };
     let result = dispatch(&mut session, cli.verb);
     // What was printed before a failure belongs before its message.
     let flushed = session.output.flush();
@@ -72,6 +91,9 @@ fn dispatch(session: &mut Session, verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Gc(args) => verb::house::gc(session, &args)?,
         Verb::Fsck(args) => return verb::house::fsck(session, &args),
         Verb::Doctor(_) => return verb::doctor::doctor(session),
+        Verb::Serve(args) => verb::serve::serve(session, &args)?,
+        Verb::Config(verb) => verb::serve::config(session, &verb)?,
+        Verb::ContainerdConfig(args) => verb::containerd_config::containerd_config(session, &args)?,
         Verb::Version(_) => verb::version::version(session)?,
     }
     Ok(ExitCode::SUCCESS)

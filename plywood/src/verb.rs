@@ -1,6 +1,7 @@
 //! What the verbs do, one module a group.
 
 mod changes;
+pub(crate) mod containerd_config;
 pub(crate) mod doctor;
 pub(crate) mod erofs;
 mod export;
@@ -9,5 +10,6 @@ pub(crate) mod image;
 mod import;
 pub(crate) mod mount;
 pub(crate) mod run;
+pub(crate) mod serve;
 pub(crate) mod snapshot;
 pub(crate) mod version;

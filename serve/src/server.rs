@@ -10,6 +10,7 @@ use tonic::transport::server::Router;
 
 use crate::calls::CallLayer;
 use crate::config::Config;
+use crate::control::{ControlService, Note};
 use crate::error::{Error, ErrorKind, Result};
 use crate::logging::Logging;
 use crate::metrics::Exporter;
@@ -60,6 +61,8 @@ async fn serve(config: Config, logging: &Logging) -> Result<()> {
         .await
         .map_err(|error| Error::caused(ErrorKind::Io, "the start ended early", error))??;
     let config = service.config();
+    // For commands that look for the daemon elsewhere.
+    let _note = Note::leave(&config.root, &config.address)?;
     let exporter = match &config.metrics_address {
         Some(address) => Some(Exporter::listen(address).await?),
         None => None,
@@ -204,7 +207,8 @@ async fn router(
         .layer(CallLayer { service: service.clone() })
         .add_service(health_server)
         .add_service(diff::server(service.clone()))
-        .add_service(snapshots::server(service.clone()));
+        .add_service(snapshots::server(service.clone()))
+        .add_service(ControlService::server(service.clone()));
     (health, router)
 }
 

@@ -24,7 +24,8 @@ use crate::metrics::LayerWork;
 use crate::service::Service;
 use crate::{status, text};
 
-pub(crate) use holding::{key_of, trim};
+pub use holding::key_of;
+pub(crate) use holding::trim;
 
 /// The service for the daemon's socket.
 pub(crate) fn server(service: Service) -> SnapshotsServer<Snapshots> {

@@ -129,6 +129,15 @@ impl Store {
         Ok(store)
     }
 
+    /// The process that has the store at `root` open for writing now, where it said so.
+    pub fn holder(root: &Path) -> Option<u32> {
+        // One that cannot be asked has no holder that we could name.
+        match Lock::acquire_shared(&Layout::new(root).lock(), Duration::ZERO).ok()? {
+            Acquired::Busy(holder) => holder,
+            Acquired::Held(_) => None,
+        }
+    }
+
     /// The directory that holds everything.
     pub fn root(&self) -> &Path {
         self.layout.root()

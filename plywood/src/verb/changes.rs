@@ -9,8 +9,9 @@ use erofs::{Image, Tree};
 use layer::Cancel;
 use mount::{Holder, HolderKind};
 use serde_json::json;
-use store::{Kind, Layer, ScratchPaths, Staging, Store};
+use store::{Kind, Layer, ScratchPaths, Staging};
 use sys::directory::Directory;
+use sys::process::Process;
 
 use crate::Session;
 use crate::cli::SnapshotDiffArgs;
@@ -19,6 +20,7 @@ use crate::exit::{Exit, Failure};
 use crate::host::{Host, require_root};
 use crate::interrupt::cancel_on_signal;
 use crate::output::{self, JsonPath};
+use crate::store_handle::StoreHandle;
 
 /// How overlayfs marks a directory that hides the one below it.
 const OPAQUE: &[u8] = b"trusted.overlay.opaque";
@@ -89,7 +91,7 @@ struct Scratch {
 }
 
 impl Scratch {
-    fn of(host: &Host, store: &Store, key: &str) -> Result<Self> {
+    fn of(host: &Host, store: &StoreHandle, key: &str) -> Result<Self> {
         let chain = store.chain(key.as_bytes())?;
         match &chain.scratch {
             Some(ScratchPaths::Directory { upper, .. }) => {
@@ -97,7 +99,9 @@ impl Scratch {
             }
             Some(ScratchPaths::Image { .. }) => {
                 require_root("looking into a scratch of a fixed size")?;
-                let holder = Holder::new(HolderKind::Snapshot, format!("diff of {key}"));
+                // Not of the kind of snapshots: those are given back when there is none of that name.
+                let holder = Holder::new(HolderKind::User, format!("diff of {key}"))
+                    .with_process(Process::current()?);
                 let scratch = host
                     .registry()?
                     .hold_scratch(&chain, &holder)

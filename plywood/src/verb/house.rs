@@ -1,12 +1,13 @@
 //! `plywood gc` and `plywood fsck`
 
+use std::cell::OnceCell;
 use std::collections::HashSet;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use mount::{Holder, HolderKind};
 use serde_json::json;
-use store::{FsckOptions, GcItem, GcObject, GcOptions, Severity, Store};
+use store::{FsckOptions, GcItem, GcObject, GcOptions, Severity};
 
 use crate::Session;
 use crate::cli::{FsckArgs, GcArgs};
@@ -14,6 +15,7 @@ use crate::escape;
 use crate::exit::Exit;
 use crate::host::Host;
 use crate::output;
+use crate::store_handle::StoreHandle;
 
 pub(crate) fn gc(session: &mut Session, args: &GcArgs) -> Result<()> {
     session.host.settle()?;
@@ -21,11 +23,8 @@ pub(crate) fn gc(session: &mut Session, args: &GcArgs) -> Result<()> {
     if !args.dry_run {
         release_dead_snapshots(&session.host, &store)?;
     }
-    let mounted = mounted_layers(&session.host)?;
     let options = GcOptions { dry_run: args.dry_run };
-    let items = store
-        .gc(options, &|layer| mounted.contains(layer.as_str()))
-        .context("cannot collect garbage")?;
+    let items = store.gc(options).context("cannot collect garbage")?;
     let (mut count, mut bytes) = (0_u64, 0);
     for item in &items {
         if !item.kept {
@@ -68,27 +67,23 @@ fn show(session: &mut Session, args: &GcArgs, item: &GcItem) -> Result<()> {
     session.output.line(format!("{verb} {kind} {name} ({}): {why}", output::size(item.bytes)))
 }
 
-/// Layers that are mounted and must not be deleted.
-fn mounted_layers(host: &Host) -> Result<HashSet<String>> {
-    if !host.has_journal() {
-        return Ok(HashSet::new());
-    }
-    let volumes = host.registry()?.volumes().context("cannot list the volumes")?;
-    Ok(volumes.into_iter().map(|volume| volume.layer.to_string()).collect())
-}
-
 /// Gives back the volumes of described snapshots that were removed without anybody telling the journal.
-fn release_dead_snapshots(host: &Host, store: &Store) -> Result<()> {
+fn release_dead_snapshots(host: &Host, store: &StoreHandle) -> Result<()> {
     if !host.has_journal() || !rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    let keys: HashSet<Vec<u8>> =
-        store.list(&[])?.into_iter().map(|snapshot| snapshot.key).collect();
-    let alive = |holder: &Holder| match holder.kind {
-        HolderKind::Snapshot => keys.contains(holder.name.as_bytes()),
+    // Listed only once the journal is locked: a daemon may make snapshots, and mounts for them, at any time.
+    let keys: OnceCell<Result<HashSet<Vec<u8>>>> = OnceCell::new();
+    let list = || Ok(store.list(&[])?.into_iter().map(|snapshot| snapshot.key).collect());
+    let alive = |holder: &Holder| match (holder.kind, holder.process) {
+        (HolderKind::Snapshot, None) => match keys.get_or_init(list) {
+            Ok(keys) => keys.contains(&serve::key_of(&holder.name)),
+            Err(_) => true,
+        },
         _ => host.is_alive(holder),
     };
     host.registry()?.reconcile(&alive).context("cannot bring the mounts in line")?;
+    keys.into_inner().unwrap_or_else(|| Ok(HashSet::new()))?;
     Ok(())
 }
 

@@ -2,13 +2,14 @@
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
-use store::{ImageRecord, Store};
+use store::ImageRecord;
 
 use crate::Session;
 use crate::cli::{ImageInspectArgs, ImageListArgs, ImageRemoveArgs, ImageVerb};
 use crate::escape;
 use crate::exit::{Exit, Failure};
 use crate::output;
+use crate::store_handle::StoreHandle;
 
 pub(crate) fn image(session: &mut Session, verb: &ImageVerb) -> Result<()> {
     match verb {
@@ -21,7 +22,7 @@ pub(crate) fn image(session: &mut Session, verb: &ImageVerb) -> Result<()> {
 }
 
 /// An image by its reference; a tag of `latest` may be left out.
-pub(crate) fn find(store: &Store, reference: &str) -> Result<ImageRecord> {
+pub(crate) fn find(store: &StoreHandle, reference: &str) -> Result<ImageRecord> {
     lookup(store, reference)?.ok_or_else(|| {
         Failure::new(Exit::NotFound, format!("there is no image {reference} in the store"))
             .hint("`plywood image list` shows what is there, `plywood image import` adds to it")
@@ -29,10 +30,10 @@ pub(crate) fn find(store: &Store, reference: &str) -> Result<ImageRecord> {
     })
 }
 
-pub(crate) fn lookup(store: &Store, reference: &str) -> Result<Option<ImageRecord>> {
+pub(crate) fn lookup(store: &StoreHandle, reference: &str) -> Result<Option<ImageRecord>> {
     // What cannot be an image's name names none.
     match store::canonical_reference(reference) {
-        Ok(reference) => Ok(store.image(&reference)?),
+        Ok(reference) => store.image(&reference),
         Err(_) => Ok(None),
     }
 }

@@ -1,23 +1,25 @@
 //! `plywood image import`
 
-use std::collections::HashMap;
-use std::error::Error as _;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::fs::File;
 use std::io::IsTerminal as _;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use layer::Cancel;
 use serde_json::json;
-use store::import::{Event, ImportOptions, ImportedImage, Progress, Source};
+use serve::control::{CauseKind, Descriptors, Event, Import, Input, Progress};
+use store::import::{ImportOptions, ImportedImage};
 
 use crate::Session;
 use crate::cli::ImageImportArgs;
 use crate::escape;
 use crate::exit::{Exit, Failure};
-use crate::interrupt::{StandardInput, cancel_on_signal};
+use crate::interrupt::cancel_on_signal;
 use crate::output;
 
 pub(crate) fn import(session: &mut Session, args: &ImageImportArgs) -> Result<()> {
@@ -36,52 +38,65 @@ pub(crate) fn import(session: &mut Session, args: &ImageImportArgs) -> Result<()
         ..ImportOptions::default()
     };
     let cancel = cancel_on_signal()?;
+    let (inputs, descriptors) = inputs(args)?;
+    let import = Import { inputs, options };
     let bars = Bars::new(!session.output.is_json());
-    let imported = store::import::import(
-        session.host.root(),
-        sources(args, &cancel)?,
-        &options,
-        &bars,
-        &cancel,
-    )
-    .map_err(|error| with_way_out(error, args));
+    let imported = session
+        .host
+        .import(import, descriptors, &cancel, &bars)
+        .map_err(|error| with_way_out(error, args));
     bars.clear();
     imported?.iter().try_for_each(|image| show(session, image))
 }
 
 /// A source that is missing says so in the cause, so what the store itself does not find is the base.
-fn with_way_out(error: store::Error, args: &ImageImportArgs) -> anyhow::Error {
-    let is_base = error.kind() == store::ErrorKind::NotFound && error.source().is_none();
+fn with_way_out(error: anyhow::Error, args: &ImageImportArgs) -> anyhow::Error {
+    let missing = CauseKind::Store(store::ErrorKind::NotFound);
+    let is_base = CauseKind::of(error.root_cause()) == missing && error.chain().count() == 1;
     match &args.base {
         Some(_) if is_base => Failure::new(Exit::NotFound, "cannot import")
             .hint("`plywood image list` shows what --base can name")
             .because(error)
             .into(),
-        _ => anyhow::Error::new(error).context("cannot import"),
+        _ => error.context("cannot import"),
     }
 }
 
-fn sources(args: &ImageImportArgs, cancel: &Cancel) -> Result<Vec<Source>> {
+/// The files, opened here and as who the caller is, for whoever imports them.
+fn inputs(args: &ImageImportArgs) -> Result<(Vec<Input>, Descriptors)> {
     let standard_input = |path: &Path| path.as_os_str() == "-";
     if args.sources.iter().filter(|path| standard_input(path)).count() > 1 {
         anyhow::bail!(Failure::new(Exit::Usage, "standard input can be read only once"));
     }
-    let mut sources = Vec::new();
+    let mut inputs = Vec::new();
+    let mut files = BTreeMap::new();
     for path in &args.sources {
-        if !standard_input(path) {
-            sources.push(Source::Path(path.clone()));
-            continue;
-        }
-        if std::io::stdin().is_terminal() {
-            anyhow::bail!(
-                Failure::new(Exit::Usage, "standard input is a terminal, not an archive")
-                    .hint("plywood image import - < archive.tar")
-            );
-        }
-        let (name, reader) = ("standard input".to_owned(), Box::new(StandardInput::new(cancel)));
-        sources.push(Source::Reader { name, reader });
+        let is_stream = standard_input(path);
+        let (name, file) = match is_stream {
+            true => ("standard input".into(), own_standard_input()?),
+            false => {
+                let file = File::open(path)
+                    .with_context(|| format!("opening {}", path.display()))
+                    .with_context(|| format!("importing {}", path.display()))
+                    .context("cannot import")?;
+                (path.clone(), OwnedFd::from(file))
+            }
+        };
+        let descriptor = file.as_raw_fd();
+        inputs.push(Input { name, descriptor, is_stream });
+        files.insert(descriptor, file);
     }
-    Ok(sources)
+    Ok((inputs, Descriptors::Own(files)))
+}
+
+fn own_standard_input() -> Result<OwnedFd> {
+    if std::io::stdin().is_terminal() {
+        anyhow::bail!(
+            Failure::new(Exit::Usage, "standard input is a terminal, not an archive")
+                .hint("plywood image import - < archive.tar")
+        );
+    }
+    std::io::stdin().as_fd().try_clone_to_owned().context("cannot read standard input")
 }
 
 fn show(session: &mut Session, image: &ImportedImage) -> Result<()> {
@@ -175,10 +190,16 @@ impl Bars {
     }
 }
 
+impl fmt::Debug for Bars {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Bars")
+    }
+}
+
 impl Progress for Bars {
-    fn report(&self, event: &Event<'_>) {
+    fn report(&self, event: Event) {
         match event {
-            Event::Planned { layers } => {
+            Event::Planned(layers) => {
                 let style = |template| ProgressStyle::with_template(template);
                 let known = style(
                     "{prefix:19} {wide_bar} {binary_bytes:>11}/{binary_total_bytes} {binary_bytes_per_sec:>13} {msg}",
@@ -203,14 +224,13 @@ impl Progress for Bars {
                     bars.insert(number, self.all.add(bar));
                 }
             }
-            Event::LayerAdvanced { layer, bytes } => self.with(*layer, |bar| bar.inc(*bytes)),
-            Event::LayerConverted { layer, .. } => {
-                self.with(*layer, |bar| bar.finish_with_message("done"));
+            Event::Advanced { layer, bytes } => self.with(layer, |bar| bar.inc(bytes)),
+            Event::Converted { layer } => {
+                self.with(layer, |bar| bar.finish_with_message("done"));
             }
-            Event::LayerReused { layer } => {
-                self.with(*layer, |bar| bar.finish_with_message("already there"));
+            Event::Reused { layer } => {
+                self.with(layer, |bar| bar.finish_with_message("already there"));
             }
-            _ => {}
         }
     }
 }

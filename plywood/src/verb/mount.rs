@@ -14,6 +14,7 @@ use crate::escape;
 use crate::exit::{Exit, Failure};
 use crate::host::{Host, require_root};
 use crate::output;
+use crate::store_handle::StoreHandle;
 
 /// What the key of a snapshot made for a mount begins with; the directory follows.
 const KEY_PREFIX: &str = "mount";
@@ -131,7 +132,7 @@ fn mount_stored(
 
 fn prepare(
     host: &Host,
-    store: &store::Store,
+    store: &StoreHandle,
     args: &MountArgs,
     key: &str,
     parent: Option<&[u8]>,

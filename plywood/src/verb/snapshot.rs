@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result};
 use mount::{Holder, HolderKind, MountForm};
 use serde_json::{Value, json};
-use store::{Chain, CommitOptions, Kind, Labels, Origin, Scratch, ScratchPaths, Snapshot, Store};
+use store::{Chain, Kind, Labels, Origin, Scratch, ScratchPaths, Snapshot};
 
 use crate::Session;
 use crate::cli::{
@@ -16,6 +16,7 @@ use crate::escape;
 use crate::exit::{Exit, Failure};
 use crate::host::{Host, require_root};
 use crate::output;
+use crate::store_handle::StoreHandle;
 
 pub(crate) fn snapshot(session: &mut Session, verb: &SnapshotVerb) -> Result<()> {
     session.host.settle()?;
@@ -35,7 +36,7 @@ pub(crate) fn snapshot(session: &mut Session, verb: &SnapshotVerb) -> Result<()>
 }
 
 /// The committed snapshot that a name stands for: itself, or the top of the image of that reference.
-fn parent(store: &Store, name: Option<&str>) -> Result<Option<Vec<u8>>> {
+fn parent(store: &StoreHandle, name: Option<&str>) -> Result<Option<Vec<u8>>> {
     let Some(name) = name else { return Ok(None) };
     if let Some(image) = super::image::lookup(store, name)? {
         return Ok(image.chain.last().map(|name| name.clone().into_bytes()));
@@ -126,30 +127,12 @@ fn commit(session: &mut Session, args: &CommitArgs) -> Result<()> {
     // What is written after the changes were read would be lost, and a container would lose its root.
     check_unused(&session.host, &args.key)?;
     let store = session.host.existing_store()?;
+    let doing = || format!("cannot commit {}", args.key);
     let key = args.key.as_bytes();
-    let mut options = CommitOptions { labels: labels(&args.labels), ..CommitOptions::default() };
-    let active = store.stat(key).with_context(|| format!("cannot commit {}", args.key))?;
-    let holder = Holder::new(HolderKind::Snapshot, format!("commit of {}", args.key));
-    let mounted = match active.scratch {
-        Some(Scratch::Image { .. }) => {
-            require_root("committing a scratch of a fixed size")?;
-            let registry = session.host.registry()?;
-            let chain = store.chain(key)?;
-            let scratch = registry
-                .hold_scratch(&chain, &holder)
-                .with_context(|| format!("cannot mount the scratch of {}", args.key))?;
-            options.upper = Some(scratch.upper);
-            true
-        }
-        _ => false,
-    };
-    let result = store
-        .commit(args.name.as_bytes(), key, &options)
-        .with_context(|| format!("cannot commit {}", args.key));
-    if mounted {
-        session.host.registry()?.release(&holder)?;
+    if let Some(Scratch::Image { .. }) = store.stat(key).with_context(doing)?.scratch {
+        require_root("committing a scratch of a fixed size")?;
     }
-    result?;
+    store.commit(args.name.as_bytes(), key, labels(&args.labels)).with_context(doing)?;
     drop(store);
     release(&session.host, &args.key)
 }

@@ -28,7 +28,7 @@ pub(crate) fn holder(key: &[u8]) -> Holder {
 }
 
 /// The key of the snapshot that holds under `name`.
-pub(crate) fn key_of(name: &str) -> Vec<u8> {
+pub fn key_of(name: &str) -> Vec<u8> {
     let Some(digits) = name.strip_prefix(ESCAPE) else { return name.as_bytes().to_vec() };
     let byte = |pair: &[u8]| {
         std::str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok())
