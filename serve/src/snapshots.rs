@@ -139,7 +139,9 @@ fn commit(
         options.upper = holding::upper_of_image(service, &active)?;
     }
     let committed = scope.commit(name, key, options).map_err(|error| status::of_store(&error))?;
-    service.metrics().layer_done(LayerWork::Commit, committed.usage.size);
+    if committed.layers.len() > active.layers.len() {
+        service.metrics().layer_done(LayerWork::Commit, committed.usage.size);
+    }
     holding::release(service, &active);
     Ok(())
 }

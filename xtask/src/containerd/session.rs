@@ -233,11 +233,9 @@ impl User {
         for lease in self.ctr(&["leases", "ls", "--quiet"])?.lines() {
             self.ctr(&["leases", "rm", lease])?;
         }
-        if self.snapshotter == "overlayfs" {
-            // What a kill made of a removal it only looks for behind the next removal.
-            self.ctr(&["snapshots", "prepare", "swept"])?;
-            self.ctr(&["snapshots", "rm", "swept"])?;
-        }
+        // containerd looks for snapshots that a kill made it forget only when there is one to remove.
+        self.ctr(&["snapshots", "prepare", "swept"])?;
+        self.ctr(&["snapshots", "rm", "swept"])?;
         self.collect()
     }
 
