@@ -37,6 +37,8 @@ const BLOCKING_THREADS: usize = 128;
 /// # Errors
 /// `AddressTaken`, `Store` (the source names the process that has it open), `Mounts`, `Io`.
 pub fn run(config: Config) -> Result<()> {
+    // What is made for containers has the mode that they expect, whoever started the daemon.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let logging = Logging::start(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4))
@@ -81,7 +83,7 @@ async fn serve(config: Config, logging: &Logging) -> Result<()> {
     }
 
     let (stop, stopping) = watch::channel(false);
-    let (health, router) = router(&service).await;
+    let (mut health, router) = router(&service).await;
     let (incoming, made) = socket.accept()?;
     let mut told = stopping.clone();
     let mut serving = tokio::spawn(router.serve_with_incoming_shutdown(incoming, async move {
@@ -102,6 +104,8 @@ async fn serve(config: Config, logging: &Logging) -> Result<()> {
                     notify(&[NotifyState::Stopping]);
                     for name in HEALTHY {
                         health.set_service_status(name, tonic_health::ServingStatus::NotServing).await;
+                        // Ends the streams of those who watch it, which would be waited for.
+                        health.clear_service_status(name).await;
                     }
                     // The name goes first, so that nobody connects to be turned away.
                     drop(made);

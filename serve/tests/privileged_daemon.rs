@@ -270,7 +270,7 @@ privileged! {
     }
 
     fn privileged_health_is_told() {
-        let bench = Bench::new("");
+        let mut bench = Bench::new("");
         let mut client = HealthClient::new(bench.channel());
         let mut check = |service: &str| {
             let request = HealthCheckRequest { service: service.to_owned() };
@@ -280,6 +280,24 @@ privileged! {
             assert_eq!(check(service).unwrap().into_inner().status, 1, "SERVING");
         }
         assert_eq!(code(check("strange")), Code::NotFound);
+        // Somebody who watches is told of the end, and does not put it off.
+        let mut watch = bench.runtime.block_on(async {
+            let watch = client.watch(HealthCheckRequest::default()).await.unwrap();
+            let mut watch = watch.into_inner();
+            assert_eq!(watch.message().await.unwrap().unwrap().status, 1);
+            watch
+        });
+        let begin = Instant::now();
+        assert!(bench.stop().success());
+        assert!(begin.elapsed() < Duration::from_secs(5));
+        let last = bench.runtime.block_on(async {
+            let mut last = None;
+            while let Ok(Some(answer)) = watch.message().await {
+                last = Some(answer.status);
+            }
+            last
+        });
+        assert_eq!(last, Some(2), "NOT_SERVING");
     }
 
     fn privileged_systemd_is_told_and_obeyed() {
