@@ -1,4 +1,4 @@
-//! containerd's filter language over snapshots.
+//! containerd's filter language, over snapshots and whatever else has fields.
 //!
 //! ```text
 //! filter    := selector { "," selector }          all must match
@@ -21,7 +21,7 @@ mod parse;
 
 /// What a snapshot is compared with: any of several filters.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Filter {
+pub struct Filter {
     any: Vec<Vec<Selector>>,
 }
 
@@ -41,14 +41,17 @@ enum Test {
 }
 
 /// Something that filters can look at.
-pub(crate) trait Fields {
+pub trait Fields {
     /// The value of a field, or `None` if it is absent.
     fn field(&self, path: &[Vec<u8>]) -> Option<Cow<'_, [u8]>>;
 }
 
 impl Filter {
     /// Reads several filters, of which one has to match. None at all match everything, and so does an empty one.
-    pub(crate) fn parse_all(filters: &[&str]) -> Result<Self> {
+    ///
+    /// # Errors
+    /// `Invalid`, with the place in the text.
+    pub fn parse_all(filters: &[&str]) -> Result<Self> {
         let parse = |text: &&str| {
             parse::filter(text).map_err(|error| {
                 Error::invalid(format!("filter {text:?}: {} at byte {}", error.what, error.at))
@@ -57,7 +60,8 @@ impl Filter {
         Ok(Self { any: filters.iter().map(parse).collect::<Result<_>>()? })
     }
 
-    pub(crate) fn matches(&self, fields: &impl Fields) -> bool {
+    /// Whether one of the filters matches `fields`.
+    pub fn matches(&self, fields: &impl Fields) -> bool {
         self.any.is_empty()
             || self.any.iter().any(|all| all.iter().all(|selector| selector.matches(fields)))
     }

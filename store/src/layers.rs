@@ -1,7 +1,7 @@
 //! Layers of the store: ids, records, and adding an image file.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use layer::{Checksum, Digest, LayerImage};
@@ -55,6 +55,17 @@ impl LayerId {
             None => self.0.replace("sha256:", "").replace(':', "-"),
         };
         format!("{stem}.erofs")
+    }
+
+    /// The id whose file has this name.
+    fn of_file_name(name: &str) -> Option<Self> {
+        let stem = name.strip_suffix(".erofs")?;
+        let text = match stem.split_once('-') {
+            None => format!("sha256:{stem}"),
+            Some(("chain", digits)) => format!("chain:sha256:{digits}"),
+            Some((sort, digits)) => format!("{sort}:{digits}"),
+        };
+        text.parse().ok().filter(|id: &Self| id.file_name() == name)
     }
 }
 
@@ -289,6 +300,18 @@ impl Store {
         Ok(record.map(|record| self.located(id.clone(), record)))
     }
 
+    /// The layer whose image file `path` is, by its place and name below the root; `None` for any other path.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Io`.
+    pub fn layer_at(&self, path: &Path) -> Result<Option<Layer>> {
+        let name = path.strip_prefix(self.layout().layers()).ok().and_then(Path::to_str);
+        match name.and_then(LayerId::of_file_name) {
+            Some(id) => self.layer(&id),
+            None => Ok(None),
+        }
+    }
+
     /// Whether the store has this layer, record and file: one that it has not (any more) must be added.
     ///
     /// # Errors
@@ -324,5 +347,28 @@ impl Store {
 impl layout::Layout {
     pub(crate) fn layer(&self, id: &LayerId) -> PathBuf {
         self.layers().join(id.file_name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_names_lead_back_to_ids() {
+        let digits = "5".repeat(64);
+        for id in [
+            format!("sha256:{digits}"),
+            format!("chain:sha256:{digits}"),
+            format!("commit:{digits}"),
+        ] {
+            let id: LayerId = id.parse().unwrap();
+            assert_eq!(LayerId::of_file_name(&id.file_name()), Some(id));
+        }
+        for name in
+            ["", ".erofs", "5.erofs", &format!("{digits}.img"), &format!("x-{digits}.erofs")]
+        {
+            assert_eq!(LayerId::of_file_name(name), None, "{name}");
+        }
     }
 }

@@ -44,6 +44,7 @@ pub use commit::CommitOptions;
 pub use db::SCHEMA;
 pub use error::{Error, ErrorKind, Result};
 pub use export::{Export, ExportPlan};
+pub use filter::{Fields, Filter};
 pub use fsck::{Finding, FsckOptions, FsckReport, Severity};
 pub use gc::{GcItem, GcObject, GcOptions};
 pub use images::{BLOB_LIMIT, ImageRecord};
