@@ -21,6 +21,7 @@ mod diff;
 mod error;
 mod logging;
 mod metrics;
+mod mounts;
 mod server;
 mod service;
 mod signals;

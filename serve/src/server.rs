@@ -17,7 +17,7 @@ use crate::metrics::Exporter;
 use crate::service::Service;
 use crate::signals::{Event, Signals};
 use crate::socket::{self, Socket};
-use crate::{diff, snapshots, text};
+use crate::{diff, mounts, snapshots, text};
 
 /// How long the start waits for a command that has the store or the journal open.
 const WAIT: Duration = Duration::from_secs(10);
@@ -189,8 +189,12 @@ fn is_alive(store: &Store, holder: &Holder) -> bool {
 }
 
 /// Names that the health service knows: each service, and the daemon as a whole.
-const HEALTHY: [&str; 3] =
-    ["", "containerd.services.diff.v1.Diff", "containerd.services.snapshots.v1.Snapshots"];
+const HEALTHY: [&str; 4] = [
+    "",
+    "containerd.services.diff.v1.Diff",
+    "containerd.services.mounts.v1.Mounts",
+    "containerd.services.snapshots.v1.Snapshots",
+];
 
 /// All services of the socket.
 async fn router(
@@ -211,6 +215,7 @@ async fn router(
         .layer(CallLayer { service: service.clone() })
         .add_service(health_server)
         .add_service(diff::server(service.clone()))
+        .add_service(mounts::server(service.clone()))
         .add_service(snapshots::server(service.clone()))
         .add_service(ControlService::server(service.clone()));
     (health, router)
