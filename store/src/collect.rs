@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::layers::LayerId;
 use crate::staging::pinned;
 use crate::store::Store;
-use crate::sweep::Swept;
+use crate::sweep::{Depth, Swept};
 
 /// What [`Store::collect`] did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -74,7 +74,7 @@ impl Store {
         }
         let kept = candidates.into_iter().filter(|candidate| candidate.kept.is_some());
         collected.kept = kept.map(|candidate| candidate.id).collect();
-        collected.swept = self.cleanup()?;
+        collected.swept = self.sweep(Depth::Names)?;
         Ok(collected)
     }
 

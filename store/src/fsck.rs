@@ -14,7 +14,7 @@ use crate::images::ImageRecord;
 use crate::layers::{LayerId, LayerRecord};
 use crate::snapshot::{Kind, Snapshot, shown};
 use crate::store::Store;
-use crate::sweep::reason;
+use crate::sweep::{Depth, reason};
 
 /// What to check and whether to repair.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -491,7 +491,7 @@ impl Store {
         let found = {
             let _alone = self.exclusively();
             // What other threads did since the records were read is no leftover.
-            self.leftovers(&self.read()?, true)?
+            self.leftovers(&self.read()?, true, Depth::Inside)?
         };
         let swept = if options.repair { self.cleanup()? } else { crate::Swept::default() };
         // Opening made these again, but what they held is lost.

@@ -12,6 +12,7 @@ use crate::layers::LayerId;
 use crate::snapshot::{Kind, Snapshot};
 use crate::snapshots::parent_number;
 use crate::store::Store;
+use crate::sweep::Depth;
 
 /// How to collect.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
@@ -173,7 +174,7 @@ impl Store {
                 garbage.blobs.push(digest);
             }
         }
-        for path in self.leftovers(records, true)?.paths() {
+        for path in self.leftovers(records, true, Depth::Inside)?.paths() {
             let bytes = sys::file::disk_usage(path).map_or(0, |usage| usage.bytes);
             garbage.items.push(GcItem {
                 what: GcObject::Leftover(path.clone()),

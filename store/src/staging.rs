@@ -29,12 +29,20 @@ impl Staging {
     pub fn new(root: &Path) -> Result<Self> {
         let staging = Layout::new(root).staging();
         let doing = || format!("making a staging directory in {}", staging.display());
-        // A sweep that runs between our mkdir and our lock may take the directory away; then we try another.
+        // A sweep that runs between our mkdir (or in the middle of it) and our lock may take the directory away; then we
+        // try another.
         for _ in 0..64 {
             let name = sys::file::random_name(8).map_err(|source| Error::sys(doing(), source))?;
             let path = staging.join(name);
-            sys::file::create_directory(&path, 0o700)
-                .map_err(|source| Error::sys(doing(), source))?;
+            match sys::file::create_directory(&path, 0o700) {
+                Ok(()) => {}
+                Err(error)
+                    if error.io_kind() == std::io::ErrorKind::NotFound && staging.is_dir() =>
+                {
+                    continue;
+                }
+                Err(error) => return Err(Error::sys(doing(), error)),
+            }
             let claim = path.join(CLAIM);
             match Lock::acquire(&claim, Duration::ZERO) {
                 Ok(Acquired::Held(lock)) if lock.is_at(&claim) => {

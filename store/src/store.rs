@@ -13,7 +13,7 @@ use sys::file::{Acquired, Lock};
 use crate::db::{Database, Read, Records as _, Write};
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::Layout;
-use crate::sweep::Swept;
+use crate::sweep::{Depth, Swept};
 
 /// How to open a store.
 #[derive(Debug, Clone)]
@@ -124,7 +124,7 @@ impl Store {
             _lock: lock,
         };
         if !options.read_only {
-            store.swept = store.sweep()?;
+            store.swept = store.sweep(Depth::Inside)?;
         }
         Ok(store)
     }
@@ -148,12 +148,12 @@ impl Store {
         &self.swept
     }
 
-    /// Removes what interrupted operations left behind: containerd's `Cleanup`.
+    /// Removes what interrupted operations left behind. containerd's `Cleanup` is [`collect`](Self::collect).
     ///
     /// # Errors
     /// `ReadOnly`, `Io`.
     pub fn cleanup(&self) -> Result<Swept> {
-        self.sweep()
+        self.sweep(Depth::Inside)
     }
 
     pub(crate) fn is_read_only(&self) -> bool {

@@ -43,6 +43,15 @@ pub(crate) struct Leftovers {
     highest: u64,
 }
 
+/// How much of a snapshot's directory to look at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Depth {
+    /// Its name: all that can be left over by a process that lives, without a look at every snapshot.
+    Names,
+    /// What it has to hold too, of which a power cut may have taken a part.
+    Inside,
+}
+
 impl Leftovers {
     pub(crate) fn paths(&self) -> impl Iterator<Item = &PathBuf> {
         self.dead.iter().chain(&self.orphans)
@@ -52,7 +61,12 @@ impl Leftovers {
 impl Store {
     /// Compares directories and records. Call it with the sweeping lock held for writing, else what is just being made
     /// looks like a leftover. `look_only` changes nothing on disk.
-    pub(crate) fn leftovers(&self, records: &impl Records, look_only: bool) -> Result<Leftovers> {
+    pub(crate) fn leftovers(
+        &self,
+        records: &impl Records,
+        look_only: bool,
+        depth: Depth,
+    ) -> Result<Leftovers> {
         let layout = self.layout();
         let mut found = Leftovers::default();
         let being_deleted = self.graves();
@@ -93,15 +107,14 @@ impl Store {
             }
         }
         for snapshot in snapshots.into_values() {
+            let files = self.scratch_files(&snapshot);
+            let here = present.contains(&snapshot.id);
             let deferred = layout.deferred(snapshot.id);
-            if present.contains(&snapshot.id) && snapshot.deferred.is_none() && deferred.exists() {
+            if depth == Depth::Inside && here && snapshot.deferred.is_none() && deferred.exists() {
                 found.orphans.push(deferred);
             }
-            if snapshot.kind != Kind::Committed
-                && !(present.contains(&snapshot.id)
-                    && self.scratch_files(&snapshot).iter().all(|path| path.exists()))
-                && !self.scratch_files(&snapshot).is_empty()
-            {
+            let whole = || depth == Depth::Names || files.iter().all(|path| path.exists());
+            if snapshot.kind != Kind::Committed && !files.is_empty() && !(here && whole()) {
                 found.incomplete.push(snapshot);
             }
         }
@@ -126,14 +139,14 @@ impl Store {
         }
     }
 
-    pub(crate) fn sweep(&self) -> Result<Swept> {
+    pub(crate) fn sweep(&self, depth: Depth) -> Result<Swept> {
         let mut swept = Swept::default();
         let mut graves = Vec::new();
         {
             // Every maker of files holds this lock for reading from its first file to its record.
             let _alone = self.exclusively();
             let read = self.read()?;
-            let found = match self.leftovers(&read, false) {
+            let found = match self.leftovers(&read, false, depth) {
                 // What an unreadable record refers to would look like a leftover. The store opens, so that fsck and
                 // everything that does not need the record work.
                 Err(error) if error.kind() == ErrorKind::Corrupt => {

@@ -51,3 +51,37 @@ fn speed_of_prepare_stat_and_remove() {
         }
     }
 }
+
+#[test]
+#[ignore = "a measurement"]
+fn speed_with_many_snapshots() {
+    let Fixture { mut store, directory } = Fixture::fast();
+    let root = directory.path().join("root");
+    committed(&store, "base", "");
+    for count in [10, 1000, 10_000] {
+        let present = store.list(&[]).unwrap().len();
+        for index in present..count {
+            prepare(&store, &format!("default/{index}/{index:064}"), "base").unwrap();
+        }
+        let timed = |what: &str, act: &mut dyn FnMut()| {
+            let start = Instant::now();
+            act();
+            println!(
+                "{count:5} snapshots, {what:9} {:8.3} ms",
+                start.elapsed().as_secs_f64() * 1e3
+            );
+        };
+        drop(store);
+        let mut opened = None;
+        timed("open", &mut || opened = Some(fixture::open(&root).unwrap()));
+        store = opened.unwrap();
+        timed("prepare", &mut || drop(prepare(&store, "new", "base").unwrap()));
+        let new = store.stat(b"new").unwrap().id;
+        timed("stat", &mut || drop(store.stat(b"new").unwrap()));
+        timed("by number", &mut || drop(store.active_by_number(new).unwrap()));
+        timed("chain", &mut || drop(store.chain(b"new").unwrap()));
+        timed("remove", &mut || store.remove(b"new").unwrap());
+        timed("list", &mut || drop(store.list(&[]).unwrap()));
+        timed("collect", &mut || drop(store.collect(&|_| false).unwrap()));
+    }
+}
