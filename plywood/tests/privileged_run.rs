@@ -11,7 +11,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use support::{IMAGE, World};
+use support::{Daemon, IMAGE, World};
 
 /// A container that runs in the background and has printed its first line.
 struct Started {
@@ -401,4 +401,46 @@ fn privileged_a_missing_layer_is_damage_to_the_store() {
     assert!(error.contains(layer.to_str().unwrap()), "{error}");
     assert!(error.contains("hint: `plywood fsck`"), "{error}");
     assert_eq!(world.traces(), [""; 0]);
+}
+
+#[test]
+fn privileged_a_container_outlives_its_daemon() {
+    let world = World::with_image();
+    let daemon = Daemon::new(&world);
+    let script = "echo started; cat /greeting > /kept; read line; cat /kept; exit 7";
+    let started = Started::new(&world, &["-i", "--name", "box"], script);
+    let keys = || world.run(&["snapshot", "list", "-q", "--filter", "kind==active"]).ok();
+    // Other commands look for what nobody owns, and leave this one alone.
+    assert_eq!(keys(), "container/box\n");
+    daemon.kill();
+    assert_eq!(keys(), "container/box\n");
+    let daemon = Daemon::new(&world);
+    assert_eq!(keys(), "container/box\n");
+    world.run(&["gc"]).ok();
+    assert!(world.run(&["fsck"]).ok().ends_with("clean\n"));
+    assert_eq!(started.end(), (7, "hello from the second layer\n".to_owned()));
+    assert_eq!(world.traces(), [""; 0]);
+    daemon.stop();
+}
+
+#[test]
+fn privileged_what_a_killed_command_left_goes_while_a_daemon_has_the_store() {
+    let world = World::with_image();
+    let daemon = Daemon::new(&world);
+    let target = world.path("at");
+    fs::create_dir(&target).unwrap();
+    world.run(&["mount", "--rw", "--scratch-size", "16M", IMAGE, target.to_str().unwrap()]).ok();
+    fs::write(target.join("new"), "new").unwrap();
+    let mut started = Started::new(&world, &[], "echo started; sleep 100");
+    started.child.kill().unwrap();
+    started.child.wait().unwrap();
+    let left = world.run(&["snapshot", "list", "-q", "--filter", "kind==active"]).ok();
+    assert_eq!(
+        left,
+        format!("mount{}\n", target.display()),
+        "the container's goes, the mount's stays"
+    );
+    world.run(&["umount", target.to_str().unwrap()]).ok();
+    assert_eq!(world.traces(), [""; 0]);
+    daemon.stop();
 }

@@ -32,7 +32,8 @@ fn every_verb_has_examples() {
     let mut all = Vec::new();
     pages(&mut command, "", &mut all);
     for (path, text) in all {
-        let group = ["plywood image", "plywood erofs", "plywood snapshot"].contains(&&*path);
+        let groups = ["plywood image", "plywood erofs", "plywood snapshot", "plywood config"];
+        let group = groups.contains(&&*path);
         assert!(group || text.contains("Examples:"), "{path} has no examples");
     }
 }
@@ -55,6 +56,12 @@ fn usage_errors_end_with_2() {
         &["mount", "only-one"],
         &["snapshot", "label", "key", "no-value"],
         &["erofs", "create", "out"],
+        &["containerd-config"],
+        &["containerd-config", "--version", "1.5"],
+        &["containerd-config", "--version", "2.x", "--name", "overlayfs"],
+        &["config"],
+        &["config", "show", "--config", "/no/such/file"],
+        &["serve", "--log-level", "loud"],
     ] {
         let outcome = world.run(line);
         assert_eq!(outcome.code, 2, "{line:?}: {}", outcome.stderr);

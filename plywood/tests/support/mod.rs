@@ -4,8 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "this is part of tests")]
 
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use layer::Digest;
 use serde_json::{Value, json};
@@ -105,6 +107,56 @@ impl World {
             }
         }
         traces
+    }
+}
+
+/// A `plywood serve` of a world, killed at its end.
+pub struct Daemon {
+    child: Child,
+}
+
+impl Daemon {
+    /// Started, and answering.
+    pub fn new(world: &World) -> Self {
+        require_root();
+        let mut command = world.plywood();
+        command.arg("serve").stderr(fs::File::create(world.path("serve.log")).unwrap());
+        let child = command.spawn().unwrap();
+        let address = world.path("run/plywood.sock");
+        let begin = Instant::now();
+        while UnixStream::connect(&address).is_err() {
+            let log = fs::read_to_string(world.path("serve.log")).unwrap();
+            assert!(begin.elapsed() < Duration::from_secs(20), "no daemon answers: {log}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Self { child }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Stops it in good order.
+    pub fn stop(mut self) {
+        rustix::process::kill_process(
+            rustix::process::Pid::from_child(&self.child),
+            rustix::process::Signal::TERM,
+        )
+        .unwrap();
+        assert!(self.child.wait().unwrap().success());
+    }
+
+    /// Kills it.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
