@@ -3,6 +3,7 @@
 use std::io::IsTerminal as _;
 
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::{Layer as _, Registry, fmt, reload};
 
@@ -10,7 +11,7 @@ use crate::config::{Config, LogFormat, LogLevel};
 
 /// Changes the level later.
 #[derive(Debug, Clone)]
-pub(crate) struct Logging(reload::Handle<LevelFilter, Registry>);
+pub(crate) struct Logging(reload::Handle<Targets, Registry>);
 
 impl Logging {
     /// Starts logging as `config` says. A process that logs already goes on as it does.
@@ -34,12 +35,16 @@ impl Logging {
     }
 }
 
-fn filter(level: LogLevel) -> LevelFilter {
-    match level {
+fn filter(level: LogLevel) -> Targets {
+    let level = match level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
-    }
+    };
+    // What the HTTP/2 library says at the debug level about every frame hides what we say about every call.
+    let others = if level == LevelFilter::TRACE { level } else { level.min(LevelFilter::WARN) };
+    let ours = env!("CARGO_CRATE_NAME");
+    Targets::new().with_default(others).with_target(ours, level)
 }

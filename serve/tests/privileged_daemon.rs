@@ -393,5 +393,6 @@ privileged! {
         assert_eq!((&prepare["code"], &prepare["level"]), (&"Ok".into(), &"DEBUG".into()));
         assert!(prepare["ms"].as_f64().unwrap() > 0.0);
         assert!(calls.iter().any(|line| line["code"] == "NotFound"));
+        assert!(lines.len() < 12, "only what we say ourselves: {log}");
     }
 }
