@@ -6,12 +6,12 @@ use clap::Args;
 use crate::packages::{self, Purpose};
 use crate::program::{self, cargo};
 use crate::stages::Stages;
-use crate::{fuzzing, workspace};
+use crate::{containerd, fuzzing, workspace};
 
 /// Options of `cargo xtask test`.
 #[derive(Args)]
 pub(crate) struct TestArguments {
-    /// Only format, lints and tests: no dependency check, no fuzzing
+    /// Only format, lints and tests: no dependency check, no containerd, no fuzzing
     #[arg(long)]
     quick: bool,
     /// Also check the dependencies against the advisory database (fetched from the network)
@@ -53,6 +53,9 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<()> {
     stages.run("tests", || {
         program::run(&mut cargo(["test", "--workspace", "--no-fail-fast"])).map(drop)
     });
+    if !arguments.quick {
+        containerd::stages(&mut stages);
+    }
     stages.run("documentation", || {
         program::run(cargo(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
             .map(drop)

@@ -14,7 +14,7 @@ use super::Bench;
 use super::measure::{Contender, Series, durable, empty, silently, take_turns, warm};
 use super::private::{Inside, Measured, enter};
 use super::report::Row;
-use crate::containerd::{Containerd, Plywood, Root, Version, WORK, fragment};
+use crate::containerd::{Containerd, Plywood, Root, Version, WORK};
 use crate::program;
 
 /// The image of three layers, as its archive names it.
@@ -165,7 +165,7 @@ fn once(bench: &Bench, root: &Root, version: Version, snapshotter: Snapshotter) 
         Snapshotter::Plywood => {
             let started =
                 Plywood::start(&bench.plywood, &round.directory.join("plywood"), &socket)?;
-            plugins = fragment(version, &started.socket());
+            plugins = started.containerd_config(version)?;
             daemon = Some(started);
         }
         Snapshotter::Erofs => {

@@ -30,9 +30,9 @@ pub(crate) use self::daemon::Containerd;
 pub(crate) use self::plywood::Plywood;
 pub(crate) use self::root::{Root, Version, WORK};
 use self::session::Session;
-pub(crate) use self::session::fragment;
 use crate::moments;
 use crate::packages::{self, Purpose};
+use crate::stages::Stages;
 use crate::{namespace, program, workspace};
 
 /// Options of `cargo xtask containerd`.
@@ -58,6 +58,9 @@ pub(crate) struct ContainerdArguments {
     plywood: Option<PathBuf>,
 }
 
+/// Rounds with each version in a CI run.
+const CI_ROUNDS: u32 = 2;
+
 pub(crate) fn containerd(arguments: &ContainerdArguments) -> Result<()> {
     if namespace::is_private() {
         return inside(arguments);
@@ -66,32 +69,58 @@ pub(crate) fn containerd(arguments: &ContainerdArguments) -> Result<()> {
     packages::require_root("containerd", "containers and mounts take root")?;
     let program = match &arguments.plywood {
         Some(program) => std::path::absolute(program)?,
-        None => {
-            program::run(&mut program::cargo(["build", "--package", "plywood"]))?;
-            workspace::target().join("debug/plywood")
-        }
+        None => built()?,
     };
-    if !arguments.overlayfs && arguments.versions.is_empty() {
-        let words: [OsString; 3] = ["containerd".into(), "--suite".into(), "--plywood".into()];
-        namespace::enter(words.into_iter().chain([program.clone().into()]))?;
+    if arguments.suite || (!arguments.overlayfs && arguments.versions.is_empty()) {
+        enter_suite(&program)?;
     }
     if arguments.suite {
         return Ok(());
     }
-    let seed = arguments.seed.map_or_else(moments::any_seed, Ok)?.to_string();
-    let rounds = arguments.rounds.to_string();
-    let all = [Version::V1_6, Version::V1_7, Version::V2_1];
-    let versions = if arguments.versions.is_empty() { &all[..] } else { &arguments.versions };
+    let seed = arguments.seed.map_or_else(moments::any_seed, Ok)?;
+    let versions =
+        if arguments.versions.is_empty() { &Version::ALL[..] } else { &arguments.versions };
     for version in versions {
-        let mut words = vec!["containerd".into(), "--version".into(), version.name().into()];
-        words.extend(["--rounds", &rounds, "--seed", &seed, "--plywood"].map(Into::into));
-        words.push(program.clone().into());
-        if arguments.overlayfs {
-            words.push("--overlayfs".into());
-        }
-        namespace::enter(words)?;
+        enter_version(*version, &program, arguments.rounds, seed, arguments.overlayfs)?;
     }
     Ok(())
+}
+
+/// What of it belongs to every CI run.
+pub(crate) fn stages(stages: &mut Stages) {
+    stages.run("containerd's snapshotter suite", || enter_suite(&built()?));
+    for version in Version::ALL {
+        stages.run(&format!("containerd {}", version.name()), || {
+            enter_version(version, &built()?, CI_ROUNDS, moments::any_seed()?, false)
+        });
+    }
+}
+
+/// The program under test, as the tests build it.
+fn built() -> Result<PathBuf> {
+    program::run(&mut program::cargo(["build", "--package", "plywood"]))?;
+    Ok(workspace::target().join("debug/plywood"))
+}
+
+fn enter_suite(program: &Path) -> Result<()> {
+    let words: [OsString; 4] =
+        ["containerd".into(), "--suite".into(), "--plywood".into(), program.into()];
+    namespace::enter(words)
+}
+
+fn enter_version(
+    version: Version,
+    program: &Path,
+    rounds: u32,
+    seed: u64,
+    overlayfs: bool,
+) -> Result<()> {
+    let (rounds, seed) = (rounds.to_string(), seed.to_string());
+    let words = ["containerd", "--version", version.name(), "--rounds", &rounds, "--seed", &seed];
+    let mut words: Vec<OsString> = words.map(Into::into).into();
+    words.extend(["--plywood".into(), program.into()]);
+    words.extend(overlayfs.then(|| "--overlayfs".into()));
+    namespace::enter(words)
 }
 
 /// The suite or one version, in namespaces of its own.

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::daemon::{log_file, terminate};
+use super::root::Version;
 use crate::program;
 
 /// How long a start may take.
@@ -107,6 +108,19 @@ impl Plywood {
             .lines()
             .map(|line| serde_json::from_str(line).with_context(|| format!("not JSON: {line}")))
             .collect()
+    }
+
+    /// What it says that the configuration of this version of containerd needs, without the line that every
+    /// configuration begins with.
+    pub(crate) fn containerd_config(&self, version: Version) -> Result<String> {
+        let words = ["containerd-config", "--version", version.name()];
+        let text = program::output(&mut self.command(&words))?;
+        let line = format!("\nversion = {}\n", version.config_version());
+        ensure!(
+            text.contains(&line),
+            "plywood's fragment is for another version of files:\n{text}"
+        );
+        Ok(text.replace(&line, "\n"))
     }
 
     /// How many layers were applied, compared (`diff`) or made by a `commit` since its start, by its metrics.

@@ -34,6 +34,9 @@ pub(crate) enum Version {
 }
 
 impl Version {
+    /// Oldest first.
+    pub(crate) const ALL: [Self; 3] = [Self::V1_6, Self::V1_7, Self::V2_1];
+
     /// As in `--version`.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -62,11 +65,6 @@ impl Version {
     /// Whether differs can be plugged in; else the snapshotter sees what containerd's own differ writes.
     pub(crate) fn has_proxy_differs(self) -> bool {
         self != Self::V1_6
-    }
-
-    /// Whether `ctr` leaves pulling and unpacking to the daemon's transfer service.
-    pub(crate) fn has_transfer_service(self) -> bool {
-        self == Self::V2_1
     }
 }
 

@@ -168,8 +168,10 @@ fn of_image(user: &User, image: &Image, snapshotter: &str) -> Result<Listing> {
     user.ctr_on(snapshotter, &["images", "mount", &image.reference, target])?;
     let listing = look();
     user.ctr_on(snapshotter, &["images", "unmount", target])?;
-    // `--rm` would remove the view from the default snapshotter only.
-    user.ctr_on(snapshotter, &["snapshots", "rm", target])?;
+    // `--rm` would remove the view from the default snapshotter only. The lease is for the snapshotter of the first
+    // mount at this place.
+    user.ctr(&["leases", "rm", target])?;
+    _ = user.ctr_on(snapshotter, &["snapshots", "rm", target]);
     listing
 }
 

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::daemon::{Containerd, ctr};
 use super::plywood::Plywood;
-use super::root::{Root, Version, WORK};
+use super::root::{Root, WORK};
 use crate::program;
 
 /// The namespace in containerd.
@@ -42,7 +42,7 @@ impl Session {
         let mut plugins = String::new();
         if let Some(program) = program {
             let daemon = Plywood::start(program, &directory.join("plywood"), &socket)?;
-            plugins = fragment(root.version, &daemon.socket());
+            plugins = daemon.containerd_config(root.version)?;
             plywood = Some(daemon);
         }
         let containerd = Containerd::start(root, &directory.join("containerd"), &plugins)?;
@@ -235,7 +235,7 @@ impl User {
         }
         // containerd looks for snapshots that a kill made it forget only when there is one to remove.
         _ = self.ctr(&["snapshots", "prepare", "swept"]);
-        self.ctr(&["snapshots", "rm", "swept"])?;
+        _ = self.ctr(&["snapshots", "rm", "swept"]);
         self.collect()
     }
 
@@ -253,28 +253,4 @@ pub(crate) fn mounts() -> Result<Vec<String>> {
     let below = format!("{WORK}/");
     let target = |line: &str| line.split(' ').nth(4).is_some_and(|path| path.starts_with(&below));
     Ok(table.lines().filter(|line| target(line)).map(str::to_owned).collect())
-}
-
-/// What is added to containerd's configuration.
-pub(crate) fn fragment(version: Version, socket: &Path) -> String {
-    let mut text = format!("[proxy_plugins.plywood]\ntype = \"snapshot\"\naddress = {socket:?}\n");
-    if !version.has_proxy_differs() {
-        return text;
-    }
-    if version.has_transfer_service() {
-        text.push_str("capabilities = [\"rebase\"]\n");
-    }
-    text.push_str(&format!(
-        "[proxy_plugins.plywood-diff]\ntype = \"diff\"\naddress = {socket:?}\n\
-         [plugins.\"io.containerd.service.v1.diff-service\"]\ndefault = [\"plywood-diff\", \"walking\"]\n"
-    ));
-    if version.has_transfer_service() {
-        for (snapshotter, differ) in [("overlayfs", "walking"), ("plywood", "plywood-diff")] {
-            text.push_str(&format!(
-                "[[plugins.\"io.containerd.transfer.v1.local\".unpack_config]]\nplatform = \"linux/amd64\"\n\
-                 snapshotter = {snapshotter:?}\ndiffer = {differ:?}\n"
-            ));
-        }
-    }
-    text
 }
