@@ -1,5 +1,6 @@
 //! The volume registry: what is mounted, for whom, and how it is found again after a crash.
 
+use std::collections::HashSet;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use sys::MountWatch;
 use crate::journal::{self, Journal};
 use crate::record::Record;
 use crate::volume::Place;
-use crate::volumes::{Volumes, Wanted};
+use crate::volumes::{Seen, Volumes, Wanted};
 use crate::{
     Backing, Error, ErrorKind, Holder, IdMapping, MountedTarget, Result, ScratchDirs, Volume,
     VolumeId,
@@ -31,6 +32,7 @@ pub struct Registry {
     journal: Mutex<Journal>,
     /// The mount table, for questions that need no lock.
     pub(crate) watch: Mutex<MountWatch>,
+    pub(crate) seen: Mutex<Seen>,
 }
 
 impl Registry {
@@ -65,7 +67,17 @@ impl Registry {
         let namespace = sys::mount_namespace().map_err(failed)?;
         let journal = Mutex::new(Journal::new(journal::path_in(&run), boot, namespace));
         let watch = Mutex::new(MountWatch::new());
-        Ok(Self { run, wait, backing: Backing::Auto, old_overlay: false, lock, journal, watch })
+        let seen = Mutex::new(Seen::default());
+        Ok(Self {
+            run,
+            wait,
+            backing: Backing::Auto,
+            old_overlay: false,
+            lock,
+            journal,
+            watch,
+            seen,
+        })
     }
 
     /// The run directory, absolute and without symbolic links.
@@ -215,6 +227,17 @@ impl Registry {
         let state = locked.journal.state();
         let volumes = state.volumes.keys().filter_map(|id| self.volume(state, id));
         Ok(volumes.collect())
+    }
+
+    /// Ids of the layers whose images are mounted now, which must not be deleted; cheaper than [`Self::volumes`].
+    ///
+    /// # Errors
+    /// Those of the journal.
+    pub fn mounted_layers(&self) -> Result<HashSet<String>> {
+        let locked = self.locked()?;
+        let volumes = locked.journal.state().volumes.values();
+        let layers = volumes.filter(|volume| volume.place != Place::Scratch);
+        Ok(layers.map(|volume| volume.layer.clone()).collect())
     }
 
     /// Targets mounted now, as the journal knows them.

@@ -1,11 +1,12 @@
 //! Making and undoing volumes, under the registry's lock.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 
 use sha2::{Digest as _, Sha256};
 use store::Layer;
-use sys::{DetachedMount, MountIdentity};
+use sys::{DetachedMount, MountEvents, MountIdentity};
 
 use crate::journal::Journal;
 use crate::record::{Identity, Record};
@@ -126,6 +127,7 @@ impl<'a> Volumes<'a> {
         let mut missing: Vec<&Wanted> = Vec::new();
         let mut seen = BTreeSet::new();
         let mut gone = Vec::new();
+        self.registry.seen.lock().unwrap_or_else(PoisonError::into_inner).refresh()?;
         for wanted in wanted.iter().filter(|wanted| seen.insert(&wanted.id)) {
             match self.is_mounted(&wanted.id)? {
                 true => continue,
@@ -196,11 +198,19 @@ impl<'a> Volumes<'a> {
     }
 
     /// Whether the volume is mounted now, as the journal says.
-    pub(crate) fn is_mounted(&self, id: &VolumeId) -> Result<bool> {
+    fn is_mounted(&self, id: &VolumeId) -> Result<bool> {
         let Some(volume) = self.journal.state().volumes.get(id) else { return Ok(false) };
         let Some(done) = volume.done else { return Ok(false) };
+        let mut seen = self.registry.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.mounted.get(id) == Some(&done.identity) {
+            return Ok(true);
+        }
         let path = self.registry.mount_point(id, volume.place);
-        Ok(identity_at(&path)?.is_some_and(|found| found == done.identity))
+        let there = identity_at(&path)?.is_some_and(|found| found == done.identity);
+        if there {
+            seen.mounted.insert(id.clone(), done.identity);
+        }
+        Ok(there)
     }
 
     fn make(&mut self, wanted: &Wanted) -> Result<()> {
@@ -287,6 +297,32 @@ impl<'a> Volumes<'a> {
         }
         self.journal.append(written)?;
         result.map(|()| dropped)
+    }
+}
+
+/// Volumes that were looked at and found mounted, good until anything is mounted or unmounted anywhere: holding a
+/// chain of ten layers would otherwise mean to look at ten mount points each time.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    events: Option<MountEvents>,
+    mounted: HashMap<VolumeId, Identity>,
+}
+
+impl Seen {
+    /// Forgets what may have changed.
+    fn refresh(&mut self) -> Result<()> {
+        let failed = |error| Error::sys("cannot watch the mount table", error);
+        let changed = match &self.events {
+            Some(events) => events.have_come().map_err(failed)?,
+            None => {
+                self.events = Some(MountEvents::new().map_err(failed)?);
+                true
+            }
+        };
+        if changed {
+            self.mounted.clear();
+        }
+        Ok(())
     }
 }
 

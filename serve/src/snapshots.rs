@@ -7,7 +7,6 @@
 mod holding;
 mod wire;
 
-use std::collections::HashSet;
 use std::pin::Pin;
 
 use layer::Cancel;
@@ -149,9 +148,7 @@ fn commit(
 /// Unmounts what nobody holds, then deletes what nothing needs: layers of removed snapshots, and leftovers.
 fn cleanup(service: &Service) -> Result<(), Status> {
     holding::trim(service)?;
-    let volumes = service.registry().volumes().map_err(|error| status::of_mount(&error))?;
-    let mounted: HashSet<String> =
-        volumes.into_iter().map(|volume| volume.layer.to_string()).collect();
+    let mounted = service.registry().mounted_layers().map_err(|error| status::of_mount(&error))?;
     let collected = service
         .store()
         .collect(&|layer| mounted.contains(layer.as_str()))

@@ -43,7 +43,7 @@ pub use loop_device::{AttachedLoop, LoopDevice, LoopOptions, attached_loops};
 #[cfg(target_os = "linux")]
 pub use mount_identity::{MountIdentity, mount_namespace, process_in_mount_namespace};
 #[cfg(target_os = "linux")]
-pub use mount_watch::MountWatch;
+pub use mount_watch::{MountEvents, MountWatch};
 #[cfg(target_os = "linux")]
 pub use mountinfo::{MountEntry, MountTable};
 #[cfg(target_os = "linux")]

@@ -510,10 +510,8 @@ fn mounted_layers(call: &Call<'_>) -> Result<HashSet<String>, Fault> {
     if !call.run.join("mounts.journal").exists() {
         return Ok(HashSet::new());
     }
-    let volumes = registry(call)?
-        .volumes()
-        .map_err(|error| Failed::because("cannot list the volumes", error))?;
-    Ok(volumes.into_iter().map(|volume| volume.layer.to_string()).collect())
+    let mounted = registry(call)?.mounted_layers();
+    mounted.map_err(|error| Failed::because("cannot list the volumes", error))
 }
 
 /// Checks the store.
