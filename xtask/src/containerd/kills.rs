@@ -21,8 +21,7 @@ use crate::moments::Moments;
 /// The container that runs all the time.
 const KEEPER: &str = "keeper";
 /// It counts, and reads what its image has while it does.
-const COUNT: &str =
-    "n=0; while cat /data/noise > /dev/null; do n=$((n+1)); echo $n > /count; sleep 0.2; done";
+const COUNT: &str = "n=0; while cat /data/noise > /dev/null; do n=$((n+1)); echo $n > /new; mv /new /count; sleep 0.2; done";
 
 /// The container of the round.
 const GUEST: &str = "guest";
@@ -57,8 +56,8 @@ pub(super) fn run(session: &mut Session, rounds: u32, seed: u64) -> Result<()> {
     let before = Remains::of(session)?;
 
     println!(
-        "\nseed {seed}\n{:>5}  {:10}  {:>7}  {:>7}  repeated",
-        "round", "killed", "at", "took"
+        "\nseed {seed}\n{:>5}  {:10}  {:>7}  {:>7}  {:>7}  repeated",
+        "round", "killed", "at", "took", "settled"
     );
     let mut moments = Moments(seed);
     let mut usual = Duration::from_secs(3);
@@ -75,13 +74,7 @@ pub(super) fn run(session: &mut Session, rounds: u32, seed: u64) -> Result<()> {
         if repeated.is_empty() {
             usual = took;
         }
-        println!(
-            "{round:>5}  {:10}  {:>5.2} s  {:>5.2} s  {}",
-            format!("{victim:?}").to_lowercase(),
-            moment.as_secs_f64(),
-            took.as_secs_f64(),
-            repeated.join(", ")
-        );
+        let ended = Instant::now();
         ensure!(session.user.process(KEEPER)? == keeper, "the other container is another process");
         let count = || -> Result<u64> {
             let text = session.user.exec(KEEPER, &format!("count-{round}"), "cat /count")?;
@@ -97,6 +90,14 @@ pub(super) fn run(session: &mut Session, rounds: u32, seed: u64) -> Result<()> {
                 Ok(Remains::of(session)? == before)
             })
             .with_context(|| format!("before: {before:#?}\nafter: {:#?}", Remains::of(session)))?;
+        println!(
+            "{round:>5}  {:10}  {:>5.2} s  {:>5.2} s  {:>5.2} s  {}",
+            format!("{victim:?}").to_lowercase(),
+            moment.as_secs_f64(),
+            took.as_secs_f64(),
+            ended.elapsed().as_secs_f64(),
+            repeated.join(", ")
+        );
     }
     session.user.remove_container(KEEPER)?;
     session.user.clean_up()?;

@@ -15,7 +15,7 @@ use crate::program;
 const NAMESPACE: &str = "test";
 
 /// How long what happens behind a command's back may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Both daemons, and their user.
 pub(crate) struct Session {
