@@ -13,19 +13,20 @@ mod host;
 mod interrupt;
 mod output;
 mod output_file;
+mod places;
 mod store_handle;
 mod verb;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::parser::ValueSource;
-use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
+use clap::{CommandFactory as _, FromArgMatches as _};
 
 use cli::{Cli, Verb};
 use exit::{Exit, OutputClosed};
 use host::Host;
 use output::Output;
+use places::Places;
 
 /// What a verb is given: where things are, and where its result goes.
 struct Session {
@@ -39,9 +40,9 @@ struct Session {
 pub fn main() -> ExitCode {
     let parsed = Cli::command().try_get_matches().and_then(|matches| {
         let cli = Cli::from_arg_matches(&matches)?;
-        Ok((given(&matches, &cli), cli))
+        Ok((Places::new(&matches, &cli.global), cli))
     });
-    let (given, cli) = match parsed {
+    let (places, cli) = match parsed {
         Ok(parsed) => parsed,
         Err(error) => {
             // A closed stream is no reason to change the code: help was asked for and nobody reads it.
@@ -49,7 +50,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { Exit::Usage as u8 } else { 0 });
         }
     };
-    match perform(cli, given) {
+    match perform(cli, places) {
         Ok(code) => code,
         Err(error) if error.is::<OutputClosed>() => ExitCode::SUCCESS,
         Err(error) => {
@@ -60,19 +61,11 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// What was named by flags, and not by the environment or by default.
-fn given(matches: &ArgMatches, cli: &Cli) -> Vec<(&'static str, PathBuf)> {
-    let global = &cli.global;
-    [("root", Some(&global.root)), ("run", Some(&global.run)), ("address", global.address.as_ref())]
-        .into_iter()
-        .filter(|(name, _)| matches.value_source(name) == Some(ValueSource::CommandLine))
-        .filter_map(|(name, path)| Some((name, path?.clone())))
-        .collect()
-}
-
-fn perform(cli: Cli, given: Vec<(&'static str, PathBuf)>) -> anyhow::Result<ExitCode> {
-    let host = Host::new(&cli.global.root, &cli.global.run, cli.global.address.as_deref())?;
-    let mut session = Session { output: Output::new(cli.global.format), host, given };
+fn perform(cli: Cli, places: Places) -> anyhow::Result<ExitCode> {
+    let places = places.configured(&cli.verb)?;
+    let host = Host::new(&places.root, &places.run, places.address.as_deref())?;
+    let mut session =
+        Session { output: Output::new(cli.global.format), host, given: places.flagged };
     let result = dispatch(&mut session, cli.verb);
     // What was printed before a failure belongs before its message.
     let flushed = session.output.flush();
