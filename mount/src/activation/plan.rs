@@ -272,4 +272,71 @@ mod tests {
         let verity = mount("erofs", "/l", &["X-containerd.dmverity=/v"]);
         assert_eq!(kind(&[verity]), ErrorKind::NotSupported);
     }
+
+    #[test]
+    fn whatever_comes_is_planned_or_refused() {
+        const TYPES: [&str; 14] = [
+            "erofs",
+            "loop",
+            "bind",
+            "overlay",
+            "ext4",
+            "format/bind",
+            "format/mkdir/overlay",
+            "mkfs/ext4",
+            "mkfs/",
+            "/",
+            "",
+            "mkdir/mkfs/format/erofs",
+            "format/format/loop",
+            "\u{e9}/x",
+        ];
+        const SOURCES: [&str; 8] =
+            ["", "/", "/x", "x", "{{ mount 0 }}", "{{ source 9 }}/{{ target 0 }}", "{{", "/a\0b"];
+        const OPTIONS: [&str; 14] = [
+            "ro",
+            "rbind",
+            "loop",
+            "remount",
+            "device=/x",
+            "X-containerd.mkfs.size=1m",
+            "X-containerd.mkfs.fs=xfs",
+            "X-containerd.mkfs.",
+            "X-containerd.mkdir.path={{ mount 0 }}/u:0755",
+            "X-containerd.mkdir.path=:::",
+            "lowerdir={{ overlay 0 1 }}",
+            "{{ overlay 1 }}",
+            "X-containerd.dmverity=",
+            "",
+        ];
+        // A generator of one's own is enough here: xorshift, from a fixed start.
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut next = |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            usize::try_from(state % below as u64).unwrap()
+        };
+        let mut planned = 0;
+        for _ in 0..20_000 {
+            let mut mounts = Vec::new();
+            for _ in 0..next(5) {
+                let options: Vec<&str> =
+                    (0..next(4)).map(|_| OPTIONS[next(OPTIONS.len())]).collect();
+                mounts.push(mount(
+                    TYPES[next(TYPES.len())],
+                    SOURCES[next(SOURCES.len())],
+                    &options,
+                ));
+            }
+            for temporary in [false, true] {
+                let Ok(plan) = Plan::new(&mounts, temporary) else { continue };
+                let transformed = usize::from(plan.transformed.is_some());
+                assert_eq!(plan.mounted.len() + transformed + plan.rest.len(), mounts.len());
+                assert!(!temporary || plan.mounted.len() == mounts.len());
+                planned += 1;
+            }
+        }
+        assert!(planned > 500, "{planned}");
+    }
 }
