@@ -120,7 +120,7 @@ pub struct Hello {}
 /// The answer to [`Hello`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Welcome {
-    /// [`PROTOCOL`](super::PROTOCOL).
+    /// [`PROTOCOL`].
     pub protocol: u32,
     /// The version of Plywood.
     pub version: String,
