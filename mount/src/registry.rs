@@ -193,14 +193,20 @@ impl Registry {
         Ok(dropped)
     }
 
-    /// Ends everything that `holder` holds, as [`Self::release`] does, but leaves the volumes mounted for the next
-    /// who wants them, until [`Self::trim`] (or somebody's release, or reconcile). `false` if it held nothing.
-    /// A snapshot that lives for a moment then costs no mounts.
+    /// Ends everything that `holder` holds, as [`Self::release`] does, but leaves layers mounted for the next who
+    /// wants them, until [`Self::trim`] (or somebody's release, or reconcile). `false` if it held nothing. A
+    /// snapshot that lives for a moment then costs no mounts. A scratch image that nobody else holds is unmounted.
     ///
     /// # Errors
+    /// `Busy` if such a scratch image is in use, by whatever: it is held still then, and nothing has changed.
     /// Those of the journal.
     pub fn let_go(&self, holder: &Holder) -> Result<bool> {
         let mut locked = self.locked()?;
+        let scratches = locked.journal.state().scratches_of(holder);
+        if let Some(busy) = Volumes::new(self, &mut locked.journal).drop_held(scratches)? {
+            let message = format!("scratch image {} of {holder} is in use", busy.display());
+            return Err(Error::new(ErrorKind::Busy, message));
+        }
         let held = locked.end_hold(holder)?;
         sys::failpoint::hit("released");
         locked.journal.compact()?;

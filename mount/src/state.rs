@@ -205,6 +205,16 @@ impl State {
         })
     }
 
+    /// Scratch images that only `holder` holds.
+    pub(crate) fn scratches_of(&self, holder: &Holder) -> Vec<VolumeId> {
+        let hold = self.holds.get(&(holder.kind, holder.name.clone()));
+        let scratch = |id: &&VolumeId| {
+            self.volumes.get(id).is_some_and(|volume| volume.place == Place::Scratch)
+                && self.uses.get(id) == Some(&1)
+        };
+        hold.into_iter().flat_map(|hold| &hold.volumes).filter(scratch).cloned().collect()
+    }
+
     /// Volumes that nobody holds and no target needs.
     pub(crate) fn idle(&self) -> &BTreeSet<VolumeId> {
         &self.idle

@@ -280,6 +280,17 @@ impl<'a> Volumes<'a> {
         self.drop_all(idle, vec![Record::Detached { path: path.to_owned() }])
     }
 
+    /// Undoes these volumes although they are held; the image file of the first that is in use, if one is.
+    pub(crate) fn drop_held(&mut self, volumes: Vec<VolumeId>) -> Result<Option<PathBuf>> {
+        for id in volumes {
+            if self.undo(&id)? == Undone::Busy {
+                let volume = self.journal.state().volumes.get(&id);
+                return Ok(volume.map(|volume| volume.image.clone()));
+            }
+        }
+        Ok(None)
+    }
+
     fn drop_all(&mut self, idle: Vec<VolumeId>, records: Vec<Record>) -> Result<Vec<VolumeId>> {
         let mut written = records;
         let mut dropped = Vec::new();

@@ -7,9 +7,9 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mount::{Mount, MountForm, MountOptions, ScratchDirs, describe, describe_erofs};
+use mount::{ErrorKind, Mount, MountForm, MountOptions, ScratchDirs, describe, describe_erofs};
 use store::ScratchPaths;
-use support::{Bench, chain, container, user};
+use support::{Bench, Squatter, chain, container, user};
 
 fn read(path: impl AsRef<Path>) -> String {
     fs::read_to_string(path).unwrap()
@@ -145,9 +145,17 @@ privileged! {
         assert_eq!(users(&limited), [format!("overlay at {}", rootfs.display())]);
         sys::unmount(&rootfs).unwrap();
         assert_eq!(users(&limited), none);
+        // Used by something that is no mount: not let go either, and nothing changes.
+        let squatter = Squatter::in_directory(&dirs.upper);
+        assert_eq!(registry.let_go(&user("u")).unwrap_err().kind(), ErrorKind::Busy);
+        assert_eq!(registry.volume_at(&dirs.upper).unwrap().unwrap().holders, [user("u")]);
+        drop(squatter);
+        assert!(registry.let_go(&user("u")).unwrap());
+        assert!(registry.volume_at(&dirs.upper).unwrap().is_none());
+        assert_eq!(registry.volumes().unwrap().len(), 2, "layers stay");
         // A view has no scratch.
         assert_eq!(users(&chain("view", None, bench.layers(2))), none);
-        registry.release(&user("u")).unwrap();
+        registry.trim().unwrap();
     }
 
     fn privileged_paths_lead_back_to_volumes() {

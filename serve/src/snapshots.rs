@@ -120,7 +120,16 @@ fn remove(service: &Service, key: &[u8]) -> Result<(), Status> {
         }
     }
     if snapshot.kind != Kind::Committed {
-        holding::release(service, &snapshot);
+        match holding::give_back(service, &snapshot) {
+            Err(error) if error.kind() == mount::ErrorKind::Busy => {
+                let message = format!("cannot remove snapshot {}: {error}", text::key(key));
+                return Err(Status::failed_precondition(message));
+            }
+            Err(error) => {
+                tracing::warn!("cannot release the volumes of {}: {error}", text::key(key));
+            }
+            Ok(()) => {}
+        }
     }
     scope.remove(key).map_err(|error| status::of_removal(key, &error))
 }

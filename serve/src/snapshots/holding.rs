@@ -106,20 +106,22 @@ fn volumes(
     }
 }
 
-/// Gives back what a snapshot holds that is gone or going. Layers stay mounted for the next who wants them, until
-/// [`trim`]; a scratch image is unmounted now, because its file goes. A failure is only logged: the next start of the
-/// daemon releases holders without a snapshot.
+/// Gives back what a snapshot holds that is going. Layers stay mounted for the next who wants them, until [`trim`]; a
+/// scratch image is unmounted now, because its file goes.
+///
+/// # Errors
+/// `Busy` if the scratch image is in use by whatever: then nothing has changed.
+pub(super) fn give_back(service: &Service, snapshot: &Snapshot) -> mount::Result<()> {
+    if service.registry().let_go(&holder(&snapshot.key))? {
+        service.note_idle_volumes();
+    }
+    Ok(())
+}
+
+/// As [`give_back`], for a snapshot that is gone. A failure is only logged: the next start of the daemon releases holders
+/// without a snapshot.
 pub(super) fn release(service: &Service, snapshot: &Snapshot) {
-    let (registry, holder) = (service.registry(), holder(&snapshot.key));
-    let released = match snapshot.scratch {
-        Some(Scratch::Image { .. }) => registry.release(&holder).map(|_| ()),
-        _ => registry.let_go(&holder).map(|held| {
-            if held {
-                service.note_idle_volumes();
-            }
-        }),
-    };
-    if let Err(error) = released {
+    if let Err(error) = give_back(service, snapshot) {
         tracing::warn!("cannot release the volumes of {}: {error}", text::key(&snapshot.key));
     }
 }
