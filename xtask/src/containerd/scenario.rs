@@ -314,10 +314,13 @@ fn pull(session: &Session, image: &Image, wanted: &Listing) -> Result<()> {
     user.run_detached(&pulled.reference, "first", IDLE)
 }
 
-/// Hard links to files of a lower layer are the same file, with its owner and its content.
+/// Hard links to files of a lower layer are the same file, with its owner and its content. Unpacked the other way than
+/// the other images.
 fn linked(user: &User, images: &Path) -> Result<()> {
     let linked = image::linked(images)?;
-    import(user, &linked)?;
+    // Unpacked by the client where the daemon's transfer service is the default, and the other way round.
+    let other = if user.root.version == Version::V1_7 { "--local=false" } else { "--local" };
+    user.ctr(&["images", "import", other, text(&linked.archive)?])?;
     user.run_detached(&linked.reference, "linked", IDLE)?;
     let rootfs = user.rootfs("linked");
     for (name, original) in [("data/linked", "data/noise"), ("data/linked-owned", "data/owned")] {
