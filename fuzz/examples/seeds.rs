@@ -55,6 +55,71 @@ fn main() {
         }
         fs::write(directory.join(name), bytes).expect("a seed can be written");
     }
+    requests(&directory.with_file_name("service"));
+}
+
+/// Short lives of snapshots; what the bytes mean is in the target's `request.rs`.
+fn requests(directory: &Path) {
+    const PREPARE_A: &[u8] = &[0, 0, 0, 0];
+    const COMMIT_A_AS_B: &[u8] = &[8, 1, 0, 0, 0];
+    const PREPARE_C_ON_B: &[u8] = &[0, 2, 1, 1, 1, 0];
+    const COMMIT_C_AS_D: &[u8] = &[8, 3, 2, 0, 1, 3];
+    const REBASE_A_AS_E_ON_B: &[u8] = &[8, 4, 0, 1, 1, 0];
+    const VIEW_F_OF_B: &[u8] = &[5, 5, 1, 1, 2, 0, 3];
+    const MOUNTS_C: &[u8] = &[7, 2];
+    const UPDATE_C: &[u8] = &[15, 1, 2, 1, 0, 3, 3, 0, 4];
+    const LIST_ACTIVE: &[u8] = &[17, 1, 1];
+    const REMOVE_B: &[u8] = &[12, 1];
+    const STAT_A: &[u8] = &[14, 0];
+    const USAGE_C: &[u8] = &[19, 2];
+    const CLEAN_UP: &[u8] = &[20];
+    const APPLY_TO_C: &[u8] = &[24, 1, 0, 5, 0, 0, 0, 2];
+    const DIFF_B_AND_C: &[u8] = &[25, 0, 0, 1, 0, 0, 1, 1, 2];
+    const ACTIVATE_A: &[u8] = &[26, 0, 0, 4, 0, 0, 0, 0, 0, 0];
+    const STAT_A_AS_BYTES: &[u8] = &[27, 5, 3, 0x12, 1, b'a'];
+    let everything = [
+        PREPARE_A,
+        STAT_A,
+        COMMIT_A_AS_B,
+        PREPARE_C_ON_B,
+        MOUNTS_C,
+        USAGE_C,
+        UPDATE_C,
+        APPLY_TO_C,
+        DIFF_B_AND_C,
+        PREPARE_A,
+        STAT_A_AS_BYTES,
+        REBASE_A_AS_E_ON_B,
+        VIEW_F_OF_B,
+        LIST_ACTIVE,
+        ACTIVATE_A,
+        REMOVE_B,
+        COMMIT_C_AS_D,
+        CLEAN_UP,
+    ]
+    .repeat(2);
+    fs::create_dir_all(directory).expect("the seeds' directory can be made");
+    for (name, requests) in [
+        // No input is longer than the longest seed for quite a while.
+        ("everything", &everything[..]),
+        ("chain", &[PREPARE_A, COMMIT_A_AS_B, PREPARE_C_ON_B, MOUNTS_C, COMMIT_C_AS_D][..]),
+        ("rebase", &[PREPARE_A, COMMIT_A_AS_B, PREPARE_A, REBASE_A_AS_E_ON_B, VIEW_F_OF_B]),
+        ("labels", &[PREPARE_A, COMMIT_A_AS_B, PREPARE_C_ON_B, UPDATE_C, LIST_ACTIVE]),
+        (
+            "refused",
+            &[
+                PREPARE_A,
+                PREPARE_A,
+                PREPARE_C_ON_B,
+                COMMIT_A_AS_B,
+                COMMIT_A_AS_B,
+                VIEW_F_OF_B,
+                REMOVE_B,
+            ],
+        ),
+    ] {
+        fs::write(directory.join(name), requests.concat()).expect("a seed can be written");
+    }
 }
 
 fn add(tree: &mut Tree, dir: InodeId, name: &str, content: Content) -> InodeId {

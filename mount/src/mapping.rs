@@ -38,13 +38,15 @@ pub struct IdMapping {
 const MAX_RANGES: usize = 340;
 
 impl IdMapping {
-    /// The mapping that a snapshot's labels ask for; `None` without them.
+    /// The mapping that a snapshot's labels ask for; `None` without them, or if they are empty.
     ///
     /// # Errors
     /// `Invalid` if one of the two is missing, is no list of `container:host:size`, or if the kernel would refuse
     /// it: overlapping or empty ranges, too many, ids that do not exist. Also if it leaves root out.
     pub fn from_labels(labels: &Labels) -> Result<Option<Self>> {
-        let (uids, gids) = match (labels.get(UIDS), labels.get(GIDS)) {
+        // An empty value is what removes a label.
+        let label = |name| labels.get(name).filter(|text| !text.is_empty());
+        let (uids, gids) = match (label(UIDS), label(GIDS)) {
             (None, None) => return Ok(None),
             (Some(uids), Some(gids)) => (uids, gids),
             (uids, _) => {
@@ -218,6 +220,7 @@ mod tests {
     #[test]
     fn labels_become_a_mapping() {
         assert_eq!(IdMapping::from_labels(&Labels::new()).unwrap(), None);
+        assert_eq!(IdMapping::from_labels(&labels(Some(""), Some(""))).unwrap(), None);
         let labels = labels(Some("1000:500:10,0:100000:1000"), Some("0:200000:65536"));
         let mapping = IdMapping::from_labels(&labels).unwrap().unwrap();
         assert_eq!(mapping.root(), (100_000, 200_000));

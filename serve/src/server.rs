@@ -221,6 +221,18 @@ async fn router(
     (health, router)
 }
 
+/// The services of containerd's interfaces without a socket, for tests that call them inside their own process. Nobody's
+/// rights are looked at, and nothing is logged.
+///
+/// # Errors
+/// As [`run`].
+pub fn in_process(config: Config) -> Result<tonic::service::Routes> {
+    let service = open(config)?;
+    Ok(tonic::service::Routes::new(snapshots::server(service.clone()))
+        .add_service(diff::server(service.clone()))
+        .add_service(mounts::server(service)))
+}
+
 /// Takes in what can change while the daemon runs.
 fn reload(service: &Service, logging: &Logging) {
     let mut state = vec![NotifyState::Reloading];

@@ -20,6 +20,7 @@ pub(crate) fn fuzz(seconds: u64) -> Result<()> {
         "--quiet",
         "--manifest-path",
         "fuzz/Cargo.toml",
+        "--no-default-features",
         "--example",
         "seeds",
     ]))?;

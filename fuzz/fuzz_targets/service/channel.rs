@@ -35,7 +35,8 @@ impl Channel {
         });
         if let Err(status) = &answer {
             let wrong = [Code::Internal, Code::Unknown, Code::DataLoss];
-            let decoding = status.message().contains("decode") || status.message().contains("invalid");
+            let decoding =
+                status.message().contains("decode") || status.message().contains("invalid");
             assert!(!wrong.contains(&status.code()) || decoding, "{method}: {status:?}");
         }
         answer

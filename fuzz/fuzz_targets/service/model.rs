@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use mount::IdMapping;
 use prost::Message;
 use prost_types::Timestamp;
+use serve::api::diff::{ApplyRequest, DiffRequest};
 use serve::api::snapshots::{
     CommitSnapshotRequest, Info, Kind, ListSnapshotsRequest, ListSnapshotsResponse, MountsRequest,
     MountsResponse, PrepareSnapshotRequest, PrepareSnapshotResponse, RemoveSnapshotRequest,
@@ -31,7 +33,8 @@ pub(crate) const FILTERS: &[(&str, Option<fn(&[u8], &Snapshot) -> bool>)] = &[
     (
         "labels.a==1,kind==view",
         Some(|_, snapshot| {
-            snapshot.labels.get("a").is_some_and(|value| value == "1") && snapshot.kind == Kind::View
+            snapshot.labels.get("a").is_some_and(|value| value == "1")
+                && snapshot.kind == Kind::View
         }),
     ),
     ("id==1", Some(|_, _| false)),
@@ -64,8 +67,7 @@ impl Model {
     pub(crate) fn send(&mut self, channel: &mut Channel, method: &str, body: &[u8]) {
         let name = method.rsplit('/').next().unwrap_or_default();
         match decoded(name, body) {
-            Some(request) if !asks_for_image(&request) => self.call(channel, &request),
-            Some(_) => {}
+            Some(request) => self.call(channel, &request),
             None => {
                 let answer = channel.call(method, body.to_vec());
                 assert!(answer.is_err(), "{method} took {body:?}");
@@ -76,14 +78,16 @@ impl Model {
 
     /// Sends a request, compares the answer's code, and takes note of what it changed.
     pub(crate) fn call(&mut self, channel: &mut Channel, request: &Request) {
-        if asks_for_image(request) {
+        if takes_rights(request) {
             return;
         }
-        let mut call = |method: &str, body: Vec<u8>| channel.call(&format!("{SERVICE}/{method}"), body);
+        let mut call =
+            |method: &str, body: Vec<u8>| channel.call(&format!("{SERVICE}/{method}"), body);
         match request {
             Request::Prepare(request) => {
                 let wanted = self.makeable(&request.key, &request.parent, &request.labels, true);
-                let answer = one::<PrepareSnapshotResponse>(call("Prepare", request.encode_to_vec()));
+                let answer =
+                    one::<PrepareSnapshotResponse>(call("Prepare", request.encode_to_vec()));
                 if agree("Prepare", wanted, &answer, request) {
                     let mounts = answer.expect("agreed").mounts;
                     self.made(&request.key, Kind::Active, &request.parent, &request.labels, mounts);
@@ -98,10 +102,15 @@ impl Model {
                 }
             }
             Request::Mounts(request) => {
-                let wanted = match self.kind(&request.key) {
+                let wanted = match self.snapshots.get(&request.key) {
                     None => Code::NotFound,
-                    Some(Kind::Committed) => Code::FailedPrecondition,
-                    Some(_) => Code::Ok,
+                    Some(snapshot) if snapshot.kind == Kind::Committed => Code::FailedPrecondition,
+                    // An update set these.
+                    Some(snapshot) => match IdMapping::from_labels(&snapshot.labels) {
+                        Err(_) => Code::InvalidArgument,
+                        Ok(None) => Code::Ok,
+                        Ok(Some(_)) => return,
+                    },
                 };
                 let answer = one::<MountsResponse>(call("Mounts", request.encode_to_vec()));
                 if agree("Mounts", wanted, &answer, request) {
@@ -114,7 +123,8 @@ impl Model {
                 let answer = one::<()>(call("Commit", request.encode_to_vec()));
                 if agree("Commit", wanted, &answer, request) {
                     let old = self.snapshots.remove(&request.key).expect("it was committable");
-                    let parent = if old.parent.is_empty() { request.parent.clone() } else { old.parent };
+                    let parent =
+                        if old.parent.is_empty() { request.parent.clone() } else { old.parent };
                     self.made(&request.name, Kind::Committed, &parent, &request.labels, Vec::new());
                 }
             }
@@ -177,6 +187,42 @@ impl Model {
         self.compare(channel);
     }
 
+    /// A layer. There is no content store to read it from, so there is always an error, and nothing changes.
+    pub(crate) fn apply(&mut self, channel: &mut Channel, of: &[u8], mut request: ApplyRequest) {
+        self.fill(&mut request.mounts, of);
+        let answer =
+            channel.call("containerd.services.diff.v1.Diff/Apply", request.encode_to_vec());
+        assert!(answer.is_err(), "{request:?}");
+        self.compare(channel);
+    }
+
+    /// A comparison, whose result has nowhere to go.
+    pub(crate) fn diff(
+        &mut self,
+        channel: &mut Channel,
+        sides: [&[u8]; 2],
+        mut request: DiffRequest,
+    ) {
+        self.fill(&mut request.left, sides[0]);
+        self.fill(&mut request.right, sides[1]);
+        let answer = channel.call("containerd.services.diff.v1.Diff/Diff", request.encode_to_vec());
+        assert!(answer.is_err(), "{request:?}");
+        self.compare(channel);
+    }
+
+    /// Mounts change no snapshot, whatever is asked of them.
+    pub(crate) fn mounts(&mut self, channel: &mut Channel, method: &str, body: Vec<u8>) {
+        let _ = channel.call(&format!("containerd.services.mounts.v1.Mounts/{method}"), body);
+        self.compare(channel);
+    }
+
+    /// The mounts of a snapshot in place of none.
+    fn fill(&self, mounts: &mut Vec<Mount>, key: &[u8]) {
+        if let (true, Some(snapshot)) = (mounts.is_empty(), self.snapshots.get(key)) {
+            mounts.clone_from(&snapshot.mounts);
+        }
+    }
+
     /// Removes everything, children first: nothing may refuse that.
     pub(crate) fn remove_all(&mut self, channel: &mut Channel) {
         while let Some(key) = self.snapshots.keys().find(|key| !self.has_children(key)).cloned() {
@@ -198,7 +244,8 @@ impl Model {
     /// Prepare and View. Values that make no sense come before what is there, whatever it is.
     fn makeable(&self, key: &[u8], parent: &[u8], labels: &Labels, active: bool) -> Code {
         let wrong_size = active && !is_unpacking(key) && size(labels).is_some();
-        if wrong_size || !is_key(key) || cleaned(labels).is_none() {
+        let wrong_owners = IdMapping::from_labels(labels).is_err();
+        if wrong_size || wrong_owners || !is_key(key) || cleaned(labels).is_none() {
             return Code::InvalidArgument;
         }
         match self.kind(parent) {
@@ -302,7 +349,11 @@ impl Model {
             let wanted: Vec<_> =
                 self.snapshots.iter().filter(|(key, snapshot)| matches(key, snapshot)).collect();
             let found: Vec<_> = infos.iter().map(|info| &info.name).collect();
-            assert_eq!(found, wanted.iter().map(|(key, _)| *key).collect::<Vec<_>>(), "{request:?}");
+            assert_eq!(
+                found,
+                wanted.iter().map(|(key, _)| *key).collect::<Vec<_>>(),
+                "{request:?}"
+            );
         }
     }
 
@@ -371,14 +422,15 @@ fn size(labels: &Labels) -> Option<Result<u64, ()>> {
     Some(size.filter(|size| (store::SCRATCH_MINIMUM..=i64::MAX as u64).contains(size)).ok_or(()))
 }
 
-/// Whether a scratch would be a disk image, which takes rights to mount: left to other tests.
-fn asks_for_image(request: &Request) -> bool {
-    match request {
-        Request::Prepare(request) => {
-            !is_unpacking(&request.key) && matches!(size(&request.labels), Some(Ok(_)))
-        }
-        _ => false,
-    }
+/// Whether a snapshot would be a disk image or have its owners mapped, which takes rights: left to other tests.
+fn takes_rights(request: &Request) -> bool {
+    let (key, labels) = match request {
+        Request::Prepare(request) => (&request.key, &request.labels),
+        Request::View(request) => (&request.key, &request.labels),
+        _ => return false,
+    };
+    let is_mapped = matches!(IdMapping::from_labels(labels), Ok(Some(_)));
+    is_mapped || (!is_unpacking(key) && matches!(size(labels), Some(Ok(_))))
 }
 
 /// The request that a body stands for.

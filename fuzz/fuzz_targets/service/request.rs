@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use prost::Message;
+use serve::api::diff::{ApplyRequest, DiffRequest};
+use serve::api::mounts::{ActivateRequest, DeactivateRequest, InfoRequest, ListRequest};
 use serve::api::snapshots::{
     CleanupRequest, CommitSnapshotRequest, Info, ListSnapshotsRequest, MountsRequest,
     PrepareSnapshotRequest, RemoveSnapshotRequest, StatSnapshotRequest, UpdateSnapshotRequest,
     UsageRequest, ViewSnapshotRequest,
 };
+use serve::api::types::{Descriptor, Mount};
 
 /// All methods, for bodies of any bytes.
 pub(crate) const METHODS: &[&str] = &[
@@ -21,6 +25,8 @@ pub(crate) const METHODS: &[&str] = &[
     "containerd.services.snapshots.v1.Snapshots/Usage",
     "containerd.services.snapshots.v1.Snapshots/Cleanup",
     "containerd.services.snapshots.v1.Snapshots/Unheard",
+    "containerd.services.diff.v1.Diff/Apply",
+    "containerd.services.diff.v1.Diff/Diff",
 ];
 
 /// What happens next.
@@ -29,6 +35,12 @@ pub(crate) enum Step<'a> {
     Snapshots(Request),
     /// A body of any bytes.
     Bytes { method: &'static str, body: &'a [u8] },
+    /// A layer for a snapshot, or for mounts that are none of ours.
+    Apply { of: Vec<u8>, request: ApplyRequest },
+    /// A comparison of two snapshots, or of other mounts.
+    Diff { left: Vec<u8>, right: Vec<u8>, request: DiffRequest },
+    /// A call of the mounts service.
+    Mounts { method: &'static str, body: Vec<u8> },
 }
 
 /// A request to the snapshots service.
@@ -73,7 +85,7 @@ impl<'a> Input<'a> {
             return None;
         }
         let (key, parent, labels) = (Self::key, Self::parent, Self::labels);
-        Some(Step::Snapshots(match self.byte() % 24 {
+        Some(Step::Snapshots(match self.byte() % 28 {
             0..5 => Request::Prepare(PrepareSnapshotRequest {
                 snapshotter: Vec::new(),
                 key: key(self),
@@ -94,7 +106,9 @@ impl<'a> Input<'a> {
                 parent: parent(self),
                 labels: labels(self),
             }),
-            12..14 => Request::Remove(RemoveSnapshotRequest { snapshotter: Vec::new(), key: key(self) }),
+            12..14 => {
+                Request::Remove(RemoveSnapshotRequest { snapshotter: Vec::new(), key: key(self) })
+            }
             14 => Request::Stat(StatSnapshotRequest { snapshotter: Vec::new(), key: key(self) }),
             15..17 => Request::Update(UpdateSnapshotRequest {
                 snapshotter: Vec::new(),
@@ -107,6 +121,30 @@ impl<'a> Input<'a> {
             }),
             19 => Request::Usage(UsageRequest { snapshotter: Vec::new(), key: key(self) }),
             20 => Request::Cleanup(CleanupRequest { snapshotter: Vec::new() }),
+            24 => {
+                let request = ApplyRequest {
+                    diff: (self.byte() % 8 != 0).then(|| self.descriptor()),
+                    mounts: self.mounts(),
+                    sync_fs: false,
+                    ..ApplyRequest::default()
+                };
+                return Some(Step::Apply { of: key(self), request });
+            }
+            25 => {
+                let request = DiffRequest {
+                    left: self.mounts(),
+                    right: self.mounts(),
+                    media_type: self.media_type(),
+                    r#ref: key(self),
+                    labels: labels(self),
+                    source_date_epoch: (self.byte() % 4 == 0).then(|| prost_types::Timestamp {
+                        seconds: i64::from(self.byte()) << (self.byte() % 64),
+                        nanos: i32::from(self.byte()) << 24,
+                    }),
+                };
+                return Some(Step::Diff { left: key(self), right: key(self), request });
+            }
+            26 => return Some(self.of_mounts()),
             _ => {
                 let method = METHODS[usize::from(self.byte()) % METHODS.len()];
                 let length = usize::from(self.byte());
@@ -158,7 +196,7 @@ impl<'a> Input<'a> {
             9 => ("containerd.io/snapshot/max-size", self.text()),
             10 => ("containerd.io/snapshot/windows/rootfs.sizebytes", "1".to_owned()),
             11 => ("containerd.io/snapshot/max-size", "99999999999999999999".to_owned()),
-            12 => ("containerd.io/snapshot/uidmapping", self.text()),
+            12 => ("containerd.io/snapshot/uidmapping", self.ids()),
             13 => ("containerd.io/snapshot/gidmapping", "0:100000:65536".to_owned()),
             14 => ("b.c", self.text()),
             _ => ("control\n\u{7f}", "\0".to_owned()),
@@ -169,6 +207,14 @@ impl<'a> Input<'a> {
     fn text(&mut self) -> String {
         let length = usize::from(self.byte() % 16);
         String::from_utf8_lossy(self.bytes(length)).into_owned()
+    }
+
+    fn ids(&mut self) -> String {
+        match self.byte() % 3 {
+            0 => "0:100000:65536".to_owned(),
+            1 => "0:1:1,1:1:1".to_owned(),
+            _ => self.text(),
+        }
     }
 
     fn info(&mut self) -> Info {
@@ -200,7 +246,99 @@ impl<'a> Input<'a> {
             14 => "kind".to_owned(),
             _ => input.text(),
         };
-        (count > 0).then(|| prost_types::FieldMask { paths: (1..count).map(|_| path(self)).collect() })
+        (count > 0)
+            .then(|| prost_types::FieldMask { paths: (1..count).map(|_| path(self)).collect() })
+    }
+
+    fn media_type(&mut self) -> String {
+        const TYPES: [&str; 8] = [
+            "application/vnd.oci.image.layer.v1.tar",
+            "application/vnd.oci.image.layer.v1.tar+gzip",
+            "application/vnd.oci.image.layer.v1.tar+zstd",
+            "application/vnd.docker.image.rootfs.diff.tar.gzip",
+            "application/vnd.erofs.layer.v1",
+            "application/vnd.erofs.layer.v1.erofs+zstd",
+            "",
+            "text/plain; charset=\"",
+        ];
+        match usize::from(self.byte() % 12) {
+            number if number < TYPES.len() => TYPES[number].to_owned(),
+            _ => self.text(),
+        }
+    }
+
+    fn descriptor(&mut self) -> Descriptor {
+        let digest = match self.byte() % 6 {
+            0 => format!("sha256:{}", "0".repeat(64)),
+            1 => format!("sha256:{}", "0".repeat(63)),
+            2 => format!("sha512:{}", "f".repeat(128)),
+            3 => String::new(),
+            4 => "sha256:../../etc/passwd".to_owned(),
+            _ => self.text(),
+        };
+        let size = [0, 1, -1, i64::MAX, i64::MIN, 512][usize::from(self.byte() % 6)];
+        let media_type = self.media_type();
+        Descriptor { media_type, digest, size, annotations: self.labels() }
+    }
+
+    /// Mounts of somebody else's, or none: then those of a snapshot are meant. No path that anything exists at.
+    fn mounts(&mut self) -> Vec<Mount> {
+        const TYPES: [&str; 9] = [
+            "bind",
+            "overlay",
+            "erofs",
+            "format/mkdir/overlay",
+            "mkfs/ext4",
+            "format/bind",
+            "",
+            "tmpfs",
+            "ext4/",
+        ];
+        const OPTIONS: [&str; 12] = [
+            "rw",
+            "ro",
+            "rbind",
+            "loop",
+            "upperdir=/nonexistent/u",
+            "workdir=/nonexistent/w",
+            "lowerdir=/nonexistent/a:/nonexistent/b",
+            "lowerdir={{ overlay 0 9 }}",
+            "upperdir={{ mount 7 }}/upper",
+            "X-containerd.mkdir.path=/nonexistent/d:0700:0:0",
+            "X-containerd.mkfs.size=99999999999999999999",
+            "{{",
+        ];
+        let count = self.byte();
+        let mount = |input: &mut Self| Mount {
+            r#type: TYPES[usize::from(input.byte()) % TYPES.len()].to_owned(),
+            source: ["/nonexistent/s", "", "relative", "{{ mount 0 }}", "/nonexistent/\n"]
+                [usize::from(input.byte() % 5)]
+            .to_owned(),
+            target: ["", "sub", "../up"][usize::from(input.byte() % 3)].to_owned(),
+            options: (0..input.byte() % 5)
+                .map(|_| OPTIONS[usize::from(input.byte()) % OPTIONS.len()].to_owned())
+                .collect(),
+        };
+        match count {
+            255 => vec![Mount::default(); 3000],
+            _ => (0..(count % 8).saturating_sub(3)).map(|_| mount(self)).collect(),
+        }
+    }
+
+    fn of_mounts(&mut self) -> Step<'a> {
+        let name = self.key();
+        let (method, body) = match self.byte() % 6 {
+            0..3 => {
+                let (mounts, labels) = (self.mounts(), self.labels());
+                let temporary = self.byte() % 2 == 0;
+                let request = ActivateRequest { name, mounts, labels, temporary };
+                ("Activate", request.encode_to_vec())
+            }
+            3 => ("Deactivate", DeactivateRequest { name }.encode_to_vec()),
+            4 => ("Info", InfoRequest { name }.encode_to_vec()),
+            _ => ("List", ListRequest { filters: vec![self.filter()] }.encode_to_vec()),
+        };
+        Step::Mounts { method, body }
     }
 
     /// Known ones, which the model understands, or pieces of the grammar in any order.
@@ -211,7 +349,8 @@ impl<'a> Input<'a> {
             return (*filter).to_owned();
         }
         const PIECES: [&str; 16] = [
-            "labels", "kind", "name", ".", ",", "==", "!=", "~=", "\"", "active", " ", "a", "/", "|", "\\", "\"b.c\"",
+            "labels", "kind", "name", ".", ",", "==", "!=", "~=", "\"", "active", " ", "a", "/",
+            "|", "\\", "\"b.c\"",
         ];
         let count = self.byte() % 12;
         let mut filter = String::new();
