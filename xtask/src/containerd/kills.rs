@@ -5,6 +5,7 @@
 //! user was told has failed, the user does again, until it is done. All the while another container runs on
 //! another image: it must go on running, and its files must stay there. After the round nothing of it may be left.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -22,9 +23,6 @@ use crate::moments::Moments;
 const KEEPER: &str = "keeper";
 /// It counts, and reads what its image has while it does.
 const COUNT: &str = "n=0; while cat /data/noise > /dev/null; do n=$((n+1)); echo $n > /new; mv /new /count; sleep 0.2; done";
-
-/// The container of the round.
-const GUEST: &str = "guest";
 
 /// How long a step of a round may take in the end, kills and all.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -68,7 +66,9 @@ pub(super) fn run(session: &mut Session, rounds: u32, seed: u64) -> Result<()> {
             None => Victim::Containerd,
         };
         let (moment, pause) = (usual.mul_f64(moments.next()), moments.next() * 0.3);
-        let (took, repeated) = one(session, &large, victim, moment, Duration::from_secs_f64(pause))
+        let guest = format!("guest-{round}");
+        let pause = Duration::from_secs_f64(pause);
+        let (took, repeated) = one(session, &large, &guest, victim, moment, pause)
             .with_context(|| format!("round {round}, {victim:?} killed after {moment:?}"))?;
         // What is repeated takes longer.
         if repeated.is_empty() {
@@ -110,6 +110,7 @@ pub(super) fn run(session: &mut Session, rounds: u32, seed: u64) -> Result<()> {
 fn one(
     session: &mut Session,
     image: &Image,
+    guest: &str,
     victim: Victim,
     moment: Duration,
     pause: Duration,
@@ -117,7 +118,7 @@ fn one(
     let start = Instant::now();
     let Session { user, containerd, plywood } = session;
     let repeated = std::thread::scope(|scope| -> Result<_> {
-        let life = scope.spawn(|| life(user, image));
+        let life = scope.spawn(|| life(user, image, guest));
         std::thread::sleep(moment);
         let containerd = (!matches!(victim, Victim::Plywood)).then_some(containerd);
         let plywood = plywood.as_mut().filter(|_| !matches!(victim, Victim::Containerd));
@@ -149,7 +150,10 @@ fn kill(
 }
 
 /// What the user does, each step until it is done. Returns the steps that had to be repeated.
-fn life(user: &User, image: &Image) -> Result<Vec<&'static str>> {
+///
+/// No name is used twice. A containerd that is killed between the two halves of a task's removal does not know that
+/// task any more, but refuses the next one of its name: 1.6 still has its shim, later ones its renamed directory.
+fn life(user: &User, image: &Image, name: &str) -> Result<Vec<&'static str>> {
     let mut repeated = Vec::new();
     let mut step = |name: &'static str, attempt: &dyn Fn(u32) -> Result<()>| {
         let deadline = Instant::now() + PATIENCE;
@@ -167,24 +171,27 @@ fn life(user: &User, image: &Image) -> Result<Vec<&'static str>> {
         }
         Ok(())
     };
+    let guest = RefCell::new(name.to_owned());
     step("import", &|_| import(user, image))?;
     step("run", &|attempt| {
         if attempt > 0 {
-            user.remove_container(GUEST)?;
+            user.remove_container(&guest.borrow())?;
+            guest.replace(format!("{name}-{attempt}"));
         }
-        user.run_detached(&image.reference, GUEST, IDLE)?;
-        user.process(GUEST).map(drop)
+        user.run_detached(&image.reference, &guest.borrow(), IDLE)?;
+        user.process(&guest.borrow()).map(drop)
     })?;
+    let guest = guest.into_inner();
     step("exec", &|attempt| {
         let script =
             "echo written > /bulk/written; rm -f /bulk/1-001; cat /bulk/2-001 /bulk/written";
-        let printed = user.exec(GUEST, &format!("write-{attempt}"), script)?;
+        let printed = user.exec(&guest, &format!("write-{attempt}"), script)?;
         ensure!(printed == "one of many\nwritten\n", "the container prints {printed:?}");
         Ok(())
     })?;
     step("diff", &|_| {
         let tar = "application/vnd.oci.image.layer.v1.tar";
-        let words = ["snapshots", "diff", "--media-type", tar, GUEST];
+        let words = ["snapshots", "diff", "--media-type", tar, &guest];
         let names = names(&user.ctr_bytes(user.snapshotter, &words)?)?;
         for name in ["bulk/written", "bulk/.wh.1-001"] {
             let there = names.iter().any(|found| found == Path::new(name));
@@ -192,7 +199,7 @@ fn life(user: &User, image: &Image) -> Result<Vec<&'static str>> {
         }
         Ok(())
     })?;
-    step("remove", &|_| user.remove_container(GUEST))?;
+    step("remove", &|_| user.remove_container(&guest))?;
     step("remove image", &|_| {
         let removed = user.ctr(&["images", "rm", "--sync", &image.reference]);
         let list = user.ctr(&["images", "ls", "--quiet"])?;
