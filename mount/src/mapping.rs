@@ -1,11 +1,12 @@
 //! Layers for containers in user namespaces: the same files with other owners.
 
 use std::fmt;
+use std::fs::File;
 use std::path::Path;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use store::Labels;
+use store::{Chain, Labels};
 use sys::{DetachedMount, UserNamespace};
 
 use crate::{Error, ErrorKind, Result};
@@ -33,6 +34,10 @@ pub struct IdMapping {
     uids: Vec<IdRange>,
     gids: Vec<IdRange>,
 }
+
+/// What else leads to a container with mapped owners.
+const WAY_OUT: &str =
+    "without the capability remap-ids in its configuration, containerd changes the owners itself";
 
 /// Most ranges of one map (the kernel's `UID_GID_MAP_MAX_EXTENTS`).
 const MAX_RANGES: usize = 340;
@@ -92,6 +97,27 @@ impl IdMapping {
         &self.gids
     }
 
+    /// Whether the layers of `chain` have the container's owners already, as those on the host: then they must not be
+    /// mapped once more. containerd's client copies and changes every file where the snapshotter does not have the
+    /// capability `remap-ids`, and passes the labels all the same. The root directory, which it changes like all others,
+    /// tells one from the other.
+    ///
+    /// # Errors
+    /// `Corrupt` and `Io` for a layer file that cannot be read.
+    pub fn is_done(&self, chain: &Chain) -> Result<bool> {
+        let root = self.root();
+        let Some(top) = chain.layers.first() else { return Ok(false) };
+        if root == (0, 0) {
+            return Ok(false);
+        }
+        let reading = || format!("cannot read layer image {}", top.path.display());
+        let file = File::open(&top.path).map_err(|error| Error::io(reading(), error))?;
+        let owner = erofs::Image::open(file)
+            .and_then(|image| image.inode(image.root()))
+            .map_err(|error| Error::caused(ErrorKind::Corrupt, reading(), error))?;
+        Ok((owner.uid, owner.gid) == root)
+    }
+
     /// A mount of what is at `mount_point` with the container's owners, attached nowhere.
     pub(crate) fn clone_of(&self, mount_point: &Path) -> Result<DetachedMount> {
         let doing = || format!("cannot map the owners of {}", mount_point.display());
@@ -102,10 +128,20 @@ impl IdMapping {
         };
         let namespace = UserNamespace::new(&lines(&self.uids), &lines(&self.gids));
         let namespace = namespace.map_err(|error| match error.errno() {
-            Some(libc::ENOSPC | libc::EPERM | libc::EINVAL | libc::EUSERS) => Error::caused(
+            Some(libc::EPERM) => Error::caused(
                 ErrorKind::NotSupported,
-                "user namespaces cannot be made here, which mapped owners need; see the sysctl \
-                 user.max_user_namespaces, or have containerd change the owners itself",
+                format!(
+                    "user namespaces cannot be made from here, which mapped owners need: the daemon runs in a \
+                     chroot, or something forbids it; {WAY_OUT}"
+                ),
+                error,
+            ),
+            Some(libc::ENOSPC | libc::EINVAL | libc::EUSERS) => Error::caused(
+                ErrorKind::NotSupported,
+                format!(
+                    "user namespaces cannot be made here, which mapped owners need; see the sysctl \
+                     user.max_user_namespaces; {WAY_OUT}"
+                ),
                 error,
             ),
             _ => Error::sys(doing(), error),
@@ -117,8 +153,9 @@ impl IdMapping {
             Err(error) if matches!(error.errno(), Some(libc::EINVAL | libc::ENOSYS)) => {
                 Err(Error::caused(
                     ErrorKind::NotSupported,
-                    "this kernel cannot map the owners of EROFS files (Linux 5.19 and newer can); have \
-                     containerd change the owners itself",
+                    format!(
+                        "this kernel cannot map the owners of EROFS files (Linux 5.19 and newer can); {WAY_OUT}"
+                    ),
                     error,
                 ))
             }

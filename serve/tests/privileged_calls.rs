@@ -387,6 +387,20 @@ privileged! {
         assert_eq!(owner(""), (100_005, 200_005));
         let plain = bench.mount(&bench.prepare("plain", "base").unwrap(), "plain");
         assert_eq!(fs::metadata(plain.path().join("user")).unwrap().uid(), 1000);
+        // containerd has changed the owners of every file already, and gives the labels nevertheless.
+        bench.layer("given", "base", |path| {
+            for (name, id) in [("", 0), ("root", 0), ("user", 1000)] {
+                let (uid, gid) = (Some(100_000 + id), Some(200_000 + id));
+                std::os::unix::fs::chown(path.join(name), uid, gid).unwrap();
+            }
+        });
+        let mounts = bench.prepare_with("once", "given", &mapping).unwrap();
+        assert_eq!(bench.mounts("once").unwrap(), mounts);
+        let once = bench.mount(&mounts, "once");
+        for (name, id) in [("", 0), ("root", 0), ("user", 1000)] {
+            let metadata = fs::metadata(once.path().join(name)).unwrap();
+            assert_eq!((metadata.uid(), metadata.gid()), (100_000 + id, 200_000 + id), "{name}");
+        }
     }
 
     fn privileged_lists_come_in_batches() {

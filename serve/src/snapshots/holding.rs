@@ -80,6 +80,10 @@ fn described(
     scratch: Option<&ScratchDirs>,
     mapping: Option<&IdMapping>,
 ) -> Result<Vec<types::Mount>, Status> {
+    let mapping = match mapping {
+        Some(mapping) if mapping.is_done(chain).map_err(|error| status::of_mount(&error))? => None,
+        mapping => mapping,
+    };
     let config = service.config();
     let form = MountForm { user_xattrs: config.userxattr };
     let described = match (config.mounts, mapping) {

@@ -1,7 +1,8 @@
 //! What containerd has to be told, in the words of each version of it.
 //!
 //! Facts: a differ can come from outside since 1.7.5; `exports` and `capabilities` are read since 1.7; the capability
-//! `rebase` is looked at since 2.2. Configuration versions: 2 in 1.6 and 1.7, 3 from 2.0, 4 from 2.3, which reads 3 as
+//! `rebase` is looked at since 2.2, `remap-ids` since 1.7: without it the client changes the owners of an image, file by file,
+//! before a container in a user namespace starts. Configuration versions: 2 in 1.6 and 1.7, 3 from 2.0, 4 from 2.3, which reads 3 as
 //! well. A differ that is named and not loaded keeps containerd from starting, in both lists.
 
 use std::fmt;
@@ -100,13 +101,26 @@ impl Fragment<'_> {
         writeln!(f, "[proxy_plugins.{}]", self.name)?;
         writeln!(f, "  type = \"snapshot\"")?;
         writeln!(f, "  address = {}", quoted(self.address))?;
+        let mut capabilities = Vec::new();
+        if self.version.has_exports() {
+            writeln!(
+                f,
+                "  # remap-ids: owners for user namespaces are mapped by mounts, which takes Linux 5.19. Without it,"
+            )?;
+            writeln!(f, "  # containerd copies every file of the image and changes its owner.")?;
+            capabilities.push("remap-ids");
+        }
         if self.version.has_rebase() && self.differ {
             writeln!(
                 f,
-                "  # Layers may come in any order and at once; containerd 2.2 and later do that when it pulls,"
+                "  # rebase: layers may come in any order and at once; containerd 2.2 and later do that when it pulls,"
             )?;
             writeln!(f, "  # if max_concurrent_unpacks of its transfer service is more than 1.")?;
-            writeln!(f, "  capabilities = [\"rebase\"]")?;
+            capabilities.push("rebase");
+        }
+        if !capabilities.is_empty() {
+            let list: Vec<String> = capabilities.iter().map(|name| quoted(name)).collect();
+            writeln!(f, "  capabilities = [{}]", list.join(", "))?;
         }
         if self.version.has_exports() {
             writeln!(f, "  [proxy_plugins.{}.exports]", self.name)?;
