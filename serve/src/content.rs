@@ -261,6 +261,3 @@ pub(crate) fn status_behind(error: &(dyn std::error::Error + 'static)) -> Option
     }
     None
 }
-
-#[cfg(test)]
-mod tests;
