@@ -5,10 +5,14 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use mount::Registry;
 use store::Store;
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use tonic::Status;
 
 use crate::config::Config;
 use crate::metrics::Metrics;
+
+/// Removals whose files are still being deleted when they have been answered.
+const DELETIONS: usize = 4;
 
 /// The daemon's state, shared by all calls; a clone is another handle to the same.
 #[derive(Debug, Clone)]
@@ -21,6 +25,7 @@ struct Shared {
     config: RwLock<Arc<Config>>,
     metrics: Metrics,
     idle_volumes: AtomicBool,
+    deletions: Semaphore,
 }
 
 impl Service {
@@ -32,6 +37,7 @@ impl Service {
             config,
             metrics: Metrics::default(),
             idle_volumes: AtomicBool::new(true),
+            deletions: Semaphore::new(DELETIONS),
         }))
     }
 
@@ -66,16 +72,30 @@ impl Service {
         self.0.idle_volumes.swap(false, Ordering::Relaxed)
     }
 
+    /// The right to delete files after the answer, unless many do already: then the answer waits, and so does whoever
+    /// removes so fast.
+    pub(crate) fn may_delete_later(&self) -> Option<SemaphorePermit<'_>> {
+        self.0.deletions.try_acquire().ok()
+    }
+
     /// Runs library code, which blocks, away from the threads that serve connections. It runs to its end even if the
     /// caller goes away meanwhile; what should stop then watches a cancel flag.
     pub(crate) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Self) -> Result<T, Status> + Send + 'static,
     ) -> Result<T, Status> {
+        // Nobody may be there to hear it.
+        self.answering(move |service, answer| drop(answer.send(work(service)))).await
+    }
+
+    /// As [`Self::blocking`], for work that goes on after it has sent its answer.
+    pub(crate) async fn answering<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self, oneshot::Sender<Result<T, Status>>) + Send + 'static,
+    ) -> Result<T, Status> {
         let (service, span) = (self.clone(), tracing::Span::current());
-        match tokio::task::spawn_blocking(move || span.in_scope(|| work(&service))).await {
-            Ok(result) => result,
-            Err(error) => Err(Status::internal(format!("the call ended early: {error}"))),
-        }
+        let (answer, answered) = oneshot::channel();
+        tokio::task::spawn_blocking(move || span.in_scope(|| work(&service, answer)));
+        answered.await.unwrap_or_else(|_| Err(Status::internal("the call ended early")))
     }
 }

@@ -11,7 +11,7 @@ use std::pin::Pin;
 
 use layer::Cancel;
 use mount::IdMapping;
-use store::{CommitOptions, Kind, Origin, Scope, Snapshot};
+use store::{CommitOptions, Kind, Origin, Remains, Scope, Snapshot};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 use tracing::Span;
@@ -100,7 +100,8 @@ fn undo(service: &Service, made: &Snapshot) {
     }
 }
 
-fn remove(service: &Service, key: &[u8]) -> Result<(), Status> {
+/// Removes a snapshot but for its files.
+fn unlink<'s>(service: &'s Service, key: &[u8]) -> Result<Remains<'s>, Status> {
     let scope = scope(service);
     let snapshot = scope.stat(key).map_err(|error| status::of_store(&error))?;
     if snapshot.kind == Kind::Active {
@@ -131,7 +132,7 @@ fn remove(service: &Service, key: &[u8]) -> Result<(), Status> {
             Ok(()) => {}
         }
     }
-    scope.remove(key).map_err(|error| status::of_removal(key, &error))
+    scope.unlink(key).map_err(|error| status::of_removal(key, &error))
 }
 
 fn commit(
@@ -228,7 +229,23 @@ impl Interface for Snapshots {
         request: Request<api::RemoveSnapshotRequest>,
     ) -> Result<Response<()>, Status> {
         let key = request.into_inner().key;
-        self.call(&key.clone(), move |service| remove(service, &key)).await?;
+        Span::current().record("key", text::key(&key));
+        self.service
+            .answering(move |service, answer| match unlink(service, &key) {
+                // containerd's collector removes one after the other and waits for each.
+                Ok(remains) => match service.may_delete_later() {
+                    Some(_permit) => {
+                        drop(answer.send(Ok(())));
+                        remains.delete();
+                    }
+                    None => {
+                        remains.delete();
+                        drop(answer.send(Ok(())));
+                    }
+                },
+                Err(status) => drop(answer.send(Err(status))),
+            })
+            .await?;
         Ok(Response::new(()))
     }
 

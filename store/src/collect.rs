@@ -34,7 +34,7 @@ pub(crate) struct Unneeded {
 impl Store {
     /// Removes the layers that no snapshot and no image refers to, and what interrupted operations left behind. Nothing
     /// else goes, also not what image imports made: that is [`gc`](Self::gc)'s. Layers for which `in_use` is true (they
-    /// are mounted) or that a running import has pinned stay.
+    /// are mounted) or that a running import has pinned stay. Returns when what was being deleted meanwhile is gone too.
     ///
     /// # Errors
     /// `ReadOnly`, `Corrupt`, `Io`.
@@ -75,6 +75,7 @@ impl Store {
         let kept = candidates.into_iter().filter(|candidate| candidate.kept.is_some());
         collected.kept = kept.map(|candidate| candidate.id).collect();
         collected.swept = self.sweep(Depth::Names)?;
+        self.await_deletions();
         Ok(collected)
     }
 

@@ -58,4 +58,4 @@ pub use snapshot::{
 pub use snapshots::SCRATCH_MINIMUM;
 pub use staging::Staging;
 pub use store::{OpenOptions, Store};
-pub use sweep::Swept;
+pub use sweep::{Remains, Swept};

@@ -13,6 +13,7 @@ use crate::snapshot::{
     ScratchPaths, Snapshot, Timestamp, Usage, shown,
 };
 use crate::store::Store;
+use crate::sweep::Remains;
 
 /// Smallest scratch image: ext4 with a journal needs about this much.
 pub const SCRATCH_MINIMUM: u64 = 4 << 20;
@@ -385,12 +386,22 @@ impl Store {
     }
 }
 
-impl Scope<'_> {
-    /// Removes a snapshot of any kind; its layer goes with the next gc.
+impl<'s> Scope<'s> {
+    /// Removes a snapshot of any kind with its files; its layer goes with the next gc.
     ///
     /// # Errors
     /// `NotFound`; `FailedPrecondition` while another snapshot or an image refers to it.
     pub fn remove(&self, key: &[u8]) -> Result<()> {
+        self.unlink(key)?.delete();
+        Ok(())
+    }
+
+    /// Removes a snapshot as [`Self::remove`] does, but leaves the deletion of its files to whoever has the answer:
+    /// a big tree takes a while, and the snapshot is gone.
+    ///
+    /// # Errors
+    /// Those of [`Self::remove`].
+    pub fn unlink(&self, key: &[u8]) -> Result<Remains<'s>> {
         // Off with useless waiting for the write transaction.
         self.existing(&self.store.read()?, key)?;
         // A sweep that has read the record would make the directory again after it is gone.
@@ -422,12 +433,8 @@ impl Scope<'_> {
         sys::failpoint::hit("remove-committed");
         let grave = self.store.bury(&self.store.layout().snapshot(snapshot.id));
         drop(kept);
-        // What cannot be deleted is the next sweep's: the removal has happened.
-        if let Ok(Some(grave)) = grave {
-            sys::failpoint::hit("buried");
-            drop(grave.delete());
-        }
-        Ok(())
+        // What cannot be renamed is the next sweep's: the removal has happened.
+        Ok(Remains(grave.unwrap_or_default()))
     }
 
     /// A snapshot's record.

@@ -238,7 +238,22 @@ impl Grave<'_> {
 
 impl Drop for Grave<'_> {
     fn drop(&mut self) {
-        self.store.graves().remove(&self.path);
+        self.store.deleted(&self.path);
+    }
+}
+
+/// Files of a removed snapshot, which nothing refers to any more. The next sweep deletes them if nobody does it here.
+#[derive(Debug)]
+#[must_use = "the files are still there"]
+pub struct Remains<'s>(pub(crate) Option<Grave<'s>>);
+
+impl Remains<'_> {
+    /// Deletes them; what cannot be deleted now is left to the next sweep.
+    pub fn delete(self) {
+        if let Some(grave) = self.0 {
+            sys::failpoint::hit("buried");
+            drop(grave.delete());
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 mod fixture;
 
 use std::path::Path;
+use std::time::Duration;
 
 use fixture::{
     Fixture, add_image, add_layer, commit, commit_on, committed, kind, labels, open, prepare,
@@ -453,6 +454,32 @@ fn collecting_removes_layers_that_nothing_needs_and_nothing_else() {
     assert!(collected.kept.is_empty() && collected.swept.is_empty());
     assert_eq!(store.collect(&|_| false).unwrap(), store::Collected::default());
     assert_eq!(layer_files(&store), 3);
+}
+
+#[test]
+fn what_is_being_deleted_is_waited_for() {
+    let Fixture { store, directory: _directory } = Fixture::fast();
+    prepare(&store, "a", "").unwrap();
+    let remains = store.scope(Origin::Local).unlink(b"a").unwrap();
+    assert_eq!(kind(store.stat(b"a")), ErrorKind::NotFound);
+    let left = || {
+        let names =
+            std::fs::read_dir(store.root()).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().starts_with("rm-")).count()
+    };
+    assert_eq!(left(), 1);
+    std::thread::scope(|scope| {
+        let (done, finished) = std::sync::mpsc::channel();
+        let (store, left) = (&store, &left);
+        scope.spawn(move || {
+            let collected = store.collect(&|_| false).unwrap();
+            done.send((collected, left())).unwrap();
+        });
+        finished.recv_timeout(Duration::from_millis(200)).unwrap_err();
+        remains.delete();
+        let (collected, left) = finished.recv().unwrap();
+        assert_eq!((collected.swept.removed.len(), left), (0, 0), "deleted once");
+    });
 }
 
 #[test]
