@@ -106,7 +106,11 @@ impl Default for Metrics {
             "Mounts undone, forgotten or kept busy, and holders released, when mounts were compared with the journal",
             metrics.reconciled.clone(),
         );
-        registry.register("volumes", "Layer images mounted now", metrics.volumes.clone());
+        registry.register(
+            "volumes",
+            "Layer images and scratches mounted now",
+            metrics.volumes.clone(),
+        );
         let help = "Length of the journal of mounts";
         registry.register_with_unit("journal", help, Unit::Bytes, metrics.journal.clone());
         registry.register("snapshots", "Snapshots by kind", metrics.snapshots.clone());

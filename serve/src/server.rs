@@ -17,7 +17,7 @@ use crate::metrics::Exporter;
 use crate::service::Service;
 use crate::signals::{Event, Signals};
 use crate::socket::{self, Socket};
-use crate::{diff, mounts, snapshots, text};
+use crate::{diff, mounts, snapshots, status, text};
 
 /// How long the start waits for a command that has the store or the journal open.
 const WAIT: Duration = Duration::from_secs(10);
@@ -249,7 +249,9 @@ fn reload(service: &Service, logging: &Logging) {
             service.replace_config(config);
             tracing::info!("took in the configuration");
         }
-        Err(error) => tracing::error!("the configuration stays as it was: {error}"),
+        Err(error) => {
+            tracing::error!("the configuration stays as it was: {}", status::line(&error))
+        }
     }
     notify(&[NotifyState::Ready]);
 }

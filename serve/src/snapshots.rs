@@ -96,7 +96,7 @@ impl Snapshots {
 fn undo(service: &Service, made: &Snapshot) {
     holding::release(service, made);
     if let Err(error) = scope(service).remove(&made.key) {
-        tracing::warn!("cannot undo snapshot {}: {error}", text::key(&made.key));
+        tracing::warn!("cannot undo snapshot {}: {}", text::key(&made.key), status::line(&error));
     }
 }
 
@@ -108,7 +108,7 @@ fn unlink<'s>(service: &'s Service, key: &[u8]) -> Result<Remains<'s>, Status> {
         let chain = scope.chain(key).map_err(|error| status::of_removal(key, &error))?;
         let users = service.registry().users_of(&chain).unwrap_or_else(|error| {
             // Of no use for the answer: what is in use then stays, and the next sweep takes it.
-            tracing::warn!("cannot find out who uses {}: {error}", text::key(key));
+            tracing::warn!("cannot find out who uses {}: {}", text::key(key), status::line(&error));
             Vec::new()
         });
         if !users.is_empty() {

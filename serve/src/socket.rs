@@ -47,11 +47,22 @@ impl Drop for Made {
     }
 }
 
-/// Refuses a path where somebody answers, or that something else than a socket has. Changes nothing.
+/// Most bytes of a socket's path: `sun_path` with its end (unix(7)).
+const LONGEST: usize = 107;
+
+/// Refuses a path where somebody answers, or that something else than a socket has, or that no socket can have.
+/// Changes nothing.
 ///
 /// # Errors
-/// `AddressTaken`, `Io`.
+/// `Configuration`, `AddressTaken`, `Io`.
 pub(crate) fn check_free(path: &Path) -> Result<()> {
+    let longest = path.as_os_str().len().max(temporary(path).as_os_str().len());
+    if longest > LONGEST {
+        return Err(Error::configuration(format!(
+            "the address {} is too long: a socket's path can have {LONGEST} bytes",
+            path.display()
+        )));
+    }
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == IoKind::NotFound => return Ok(()),
         Err(error) => return Err(Error::io(format!("cannot look at {}", path.display()), error)),
@@ -84,6 +95,11 @@ pub(crate) fn check_free(path: &Path) -> Result<()> {
     }
 }
 
+/// What a socket at `path` is called until it is ready: short, as there is not much room.
+fn temporary(path: &Path) -> PathBuf {
+    path.with_file_name(format!(".{:x}", std::process::id()))
+}
+
 /// The socket that systemd passed to this process. Whoever asks first takes it.
 ///
 /// # Errors
@@ -109,9 +125,7 @@ impl Socket {
         check_free(path)?;
         // The name appears only once the socket has its mode, and replaces a stale one in one step.
         let failed = |error| Error::io(format!("cannot listen on {}", path.display()), error);
-        let mut name = path.as_os_str().to_owned();
-        name.push(format!(".{}", std::process::id()));
-        let temporary = PathBuf::from(name);
+        let temporary = temporary(path);
         // Of a process that had our id and died here.
         let _ = std::fs::remove_file(&temporary);
         let listener = UnixListener::bind(&temporary).map_err(failed)?;
@@ -220,6 +234,15 @@ mod tests {
         std::fs::create_dir(&path).unwrap();
         assert_eq!(refusal(&path), ErrorKind::AddressTaken);
         assert_eq!(refusal(&path.join("no/such")), ErrorKind::Io);
+    }
+
+    #[test]
+    fn a_path_is_as_long_as_the_kernel_takes() {
+        let directory = tempfile::tempdir().unwrap();
+        let room = LONGEST - directory.path().as_os_str().len() - 1;
+        drop(Socket::bind(&directory.path().join("s".repeat(room))).unwrap());
+        let path = directory.path().join("s".repeat(room + 1));
+        assert_eq!(refusal(&path), ErrorKind::Configuration);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tonic::{Code, Status};
 const LONGEST: usize = 1024;
 
 /// An error and its causes in one line.
-fn line(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn line(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
@@ -50,8 +50,12 @@ pub(crate) fn of_removal(key: &[u8], error: &store::Error) -> Status {
     if error.kind() == store::ErrorKind::NotFound {
         return of_store(error);
     }
-    let key = crate::text::key(key);
-    Status::failed_precondition(format!("cannot remove snapshot {key}: {}", line(error)))
+    let text = line(error);
+    // The store says so itself where a snapshot or an image refers to it.
+    if text.starts_with("cannot remove") {
+        return Status::failed_precondition(text);
+    }
+    Status::failed_precondition(format!("cannot remove snapshot {}: {text}", crate::text::key(key)))
 }
 
 /// The status of a failed mount or of a failure of the journal.

@@ -123,7 +123,7 @@ impl Scope<'_> {
         let snapshot = self.existing(records, key)?;
         if snapshot.kind != Kind::Active {
             return Err(Error::precondition(format!(
-                "a layer cannot be applied to snapshot {}: it is {}, not active",
+                "a layer cannot be applied to snapshot {}: it is of kind {}, not active",
                 snapshot.name(),
                 snapshot.kind
             )));

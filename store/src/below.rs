@@ -35,7 +35,7 @@ impl Scope<'_> {
         let active = self.existing(&read, key)?;
         if active.kind != Kind::Active {
             return Err(Error::precondition(format!(
-                "snapshot {} is {}, not active",
+                "snapshot {} is of kind {}, not active",
                 active.name(),
                 active.kind
             )));

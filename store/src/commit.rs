@@ -229,7 +229,7 @@ impl Scope<'_> {
         let active = self.existing(records, key)?;
         if active.kind != Kind::Active {
             return Err(Error::precondition(format!(
-                "snapshot {} is {}, not active",
+                "snapshot {} is of kind {}, not active",
                 active.name(),
                 active.kind
             )));
@@ -272,7 +272,7 @@ impl Scope<'_> {
             )?;
         if parent.kind != Kind::Committed {
             return Err(Error::precondition(format!(
-                "parent snapshot {} is {}, not committed",
+                "parent snapshot {} is of kind {}, not committed",
                 parent.name(),
                 parent.kind
             )));

@@ -54,7 +54,7 @@ impl Filter {
     pub fn parse_all(filters: &[&str]) -> Result<Self> {
         let parse = |text: &&str| {
             parse::filter(text).map_err(|error| {
-                Error::invalid(format!("filter {text:?}: {} at byte {}", error.what, error.at))
+                Error::invalid(format!("filter {text:?}, at byte {}: {}", error.at, error.what))
             })
         };
         Ok(Self { any: filters.iter().map(parse).collect::<Result<_>>()? })

@@ -52,7 +52,7 @@ impl<'s> Scope<'s> {
                 Err(Error::not_found(format!("parent snapshot {} does not exist", shown(name))))
             }
             Some(snapshot) if snapshot.kind != Kind::Committed => Err(Error::invalid(format!(
-                "parent snapshot {} is {}, not committed",
+                "parent snapshot {} is of kind {}, not committed",
                 shown(name),
                 snapshot.kind
             ))),

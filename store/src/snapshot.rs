@@ -259,7 +259,8 @@ impl Scratch {
             let Some(text) = labels.get(label).filter(|text| !text.is_empty()) else { continue };
             let size = text.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
             let size = size.filter(|size| i64::try_from(*size).is_ok()).ok_or_else(|| {
-                Error::invalid(format!("label {label}: {text:?} is not the size of a scratch"))
+                let unit = if unit == 1 { "bytes" } else { "GiB" };
+                Error::invalid(format!("label {label}: {text:?} is no whole number of {unit}"))
             })?;
             return Ok(Some(Self::Image { size }));
         }

@@ -115,8 +115,11 @@ impl FromStr for ContainerdVersion {
             _ if parts.next().is_some() => Err(wrong()),
             (1, Some(6 | 7)) | (2, _) => Ok(Self { major, minor, patch }),
             (1, None) => Err("1.6 or 1.7?".to_owned()),
-            (0 | 1, _) => Err("containerd before 1.6 is not supported".to_owned()),
-            _ => Err("this version of containerd is not known yet".to_owned()),
+            (0, _) | (1, Some(0..6)) => Err("containerd before 1.6 is not supported".to_owned()),
+            _ => {
+                Err("this version of containerd is not known; there are 1.6, 1.7 and 2.x"
+                    .to_owned())
+            }
         }
     }
 }

@@ -191,7 +191,10 @@ const SWITCH: &[(&str, bool)] = &[("true", true), ("false", false)];
 fn word<T: Copy>(value: &str, words: &[(&str, T)]) -> Result<T, String> {
     words.iter().find(|(word, _)| *word == value).map(|(_, meaning)| *meaning).ok_or_else(|| {
         let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-        format!("expected {}", words.join(", "))
+        match words.split_last() {
+            Some((last, others)) => format!("expected {} or {last}", others.join(", ")),
+            None => "expected nothing".to_owned(),
+        }
     })
 }
 

@@ -96,7 +96,7 @@ fn errors_name_file_line_and_key() {
     assert_eq!(refusal("[[log]]\nlevel = \"info\"\n"), "c.toml:1: key log is a table");
     assert_eq!(
         refusal("[log]\nlevel = \"loud\"\n"),
-        "c.toml:2: log.level: expected error, warn, info, debug, trace, not \"loud\""
+        "c.toml:2: log.level: expected error, warn, info, debug or trace, not \"loud\""
     );
     assert_eq!(refusal("root = [\"/x\"]\n"), "c.toml:1: key root cannot be of type array");
     assert_eq!(
@@ -134,7 +134,7 @@ fn errors_name_file_line_and_key() {
     let refused = merged("", &[("PLYWOOD_LOG_FORMAT", "xml")], &[]).unwrap_err();
     assert_eq!(
         refused,
-        "environment PLYWOOD_LOG_FORMAT: log.format: expected text, json, not \"xml\""
+        "environment PLYWOOD_LOG_FORMAT: log.format: expected text or json, not \"xml\""
     );
     let refused = merged("", &[], &[("run", "x")]).unwrap_err();
     assert_eq!(refused, "flag --run: run: expected an absolute path, not \"x\"");

@@ -13,7 +13,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::service::Service;
 use crate::socket::{Made, Socket};
 
@@ -39,9 +39,13 @@ impl Exporter {
             let (listener, made) = Socket::bind(Path::new(address))?.into_parts()?;
             return Ok(Self::Unix(listener, made));
         }
-        let listener = TcpListener::bind(address)
-            .await
-            .map_err(|error| Error::io(format!("cannot serve metrics on {address}"), error))?;
+        let listener = TcpListener::bind(address).await.map_err(|error| {
+            let kind = match error.kind() {
+                std::io::ErrorKind::AddrInUse => ErrorKind::AddressTaken,
+                _ => ErrorKind::Io,
+            };
+            Error::caused(kind, format!("cannot serve metrics on {address}"), error)
+        })?;
         Ok(Self::Tcp(listener))
     }
 

@@ -126,7 +126,11 @@ pub(super) fn give_back(service: &Service, snapshot: &Snapshot) -> mount::Result
 /// without a snapshot.
 pub(super) fn release(service: &Service, snapshot: &Snapshot) {
     if let Err(error) = give_back(service, snapshot) {
-        tracing::warn!("cannot release the volumes of {}: {error}", text::key(&snapshot.key));
+        tracing::warn!(
+            "cannot release the volumes of {}: {}",
+            text::key(&snapshot.key),
+            status::line(&error)
+        );
     }
 }
 

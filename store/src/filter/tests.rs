@@ -129,59 +129,59 @@ fn errors_say_what_and_where() {
     let cases: &[(&str, &str)] = &[
         (
             " ",
-            "expected the name of a field; quote names with other characters than A-Z a-z 0-9 _ at byte 1",
+            "at byte 1: expected the name of a field; quote names with other characters than A-Z a-z 0-9 _",
         ),
         (
             ",",
-            "expected the name of a field; quote names with other characters than A-Z a-z 0-9 _ at byte 0",
+            "at byte 0: expected the name of a field; quote names with other characters than A-Z a-z 0-9 _",
         ),
         (
             "name,",
-            "expected the name of a field; quote names with other characters than A-Z a-z 0-9 _ at byte 5",
+            "at byte 5: expected the name of a field; quote names with other characters than A-Z a-z 0-9 _",
         ),
-        ("name ", "expected an operator: ==, != or ~= at byte 5"),
-        ("name==x ", "expected a comma or the end at byte 7"),
-        ("name==x ,kind", "expected a comma or the end at byte 7"),
-        ("name==x y", "expected a comma or the end at byte 7"),
-        ("name=x", "unknown operator; there are ==, != and ~= at byte 4"),
-        ("name===x", "unknown operator; there are ==, != and ~= at byte 4"),
-        ("name=!x", "unknown operator; there are ==, != and ~= at byte 4"),
-        ("name!x", "unknown operator; there are ==, != and ~= at byte 4"),
-        ("name==", "expected a value at byte 6"),
-        ("name==,kind", "expected a value at byte 6"),
-        ("name==.x", "a value cannot start with this character; quote it at byte 6"),
-        ("name==/x/", "a value may be quoted with / or | only after ~=; use \" at byte 6"),
-        ("name!=|x|", "a value may be quoted with / or | only after ~=; use \" at byte 6"),
-        ("labels.containerd.io/gc.root==x", "expected an operator: ==, != or ~= at byte 20"),
-        ("labels.a-b", "expected an operator: ==, != or ~= at byte 8"),
+        ("name ", "at byte 5: expected an operator: ==, != or ~="),
+        ("name==x ", "at byte 7: expected a comma or the end"),
+        ("name==x ,kind", "at byte 7: expected a comma or the end"),
+        ("name==x y", "at byte 7: expected a comma or the end"),
+        ("name=x", "at byte 4: unknown operator; there are ==, != and ~="),
+        ("name===x", "at byte 4: unknown operator; there are ==, != and ~="),
+        ("name=!x", "at byte 4: unknown operator; there are ==, != and ~="),
+        ("name!x", "at byte 4: unknown operator; there are ==, != and ~="),
+        ("name==", "at byte 6: expected a value"),
+        ("name==,kind", "at byte 6: expected a value"),
+        ("name==.x", "at byte 6: a value cannot start with this character; quote it"),
+        ("name==/x/", "at byte 6: a value may be quoted with / or | only after ~=; use \""),
+        ("name!=|x|", "at byte 6: a value may be quoted with / or | only after ~=; use \""),
+        ("labels.containerd.io/gc.root==x", "at byte 20: expected an operator: ==, != or ~="),
+        ("labels.a-b", "at byte 8: expected an operator: ==, != or ~="),
         (
             "labels.",
-            "expected the name of a field; quote names with other characters than A-Z a-z 0-9 _ at byte 7",
+            "at byte 7: expected the name of a field; quote names with other characters than A-Z a-z 0-9 _",
         ),
         (
             "labels..a",
-            "expected the name of a field; quote names with other characters than A-Z a-z 0-9 _ at byte 7",
+            "at byte 7: expected the name of a field; quote names with other characters than A-Z a-z 0-9 _",
         ),
-        ("labels .a", "expected an operator: ==, != or ~= at byte 7"),
+        ("labels .a", "at byte 7: expected an operator: ==, != or ~="),
         (
             "==x",
-            "expected the name of a field; quote names with other characters than A-Z a-z 0-9 _ at byte 0",
+            "at byte 0: expected the name of a field; quote names with other characters than A-Z a-z 0-9 _",
         ),
         (
             "/name/==x",
-            "expected the name of a field; quote names with other characters than A-Z a-z 0-9 _ at byte 0",
+            "at byte 0: expected the name of a field; quote names with other characters than A-Z a-z 0-9 _",
         ),
-        (r#"name=="x"#, "the quote does not end at byte 6"),
-        ("name==\"x\ny\"", "the quote does not end at byte 6"),
-        (r#"name=="x"y"#, "expected a comma or the end at byte 9"),
-        (r#"name=="\q""#, "unknown escape at byte 7"),
-        (r#"name=="\x4""#, "unknown escape at byte 7"),
-        (r#"name=="\400""#, "unknown escape at byte 7"),
-        (r#"name=="\ud800""#, "unknown escape at byte 7"),
-        (r#"name=="\/""#, "unknown escape at byte 7"),
-        (r"name~=/\./", "unknown escape at byte 7"),
-        ("name==x\0", "a NUL cannot be part of a filter at byte 7"),
-        ("name==\u{7}", "expected a value at byte 6"),
+        (r#"name=="x"#, "at byte 6: the quote does not end"),
+        ("name==\"x\ny\"", "at byte 6: the quote does not end"),
+        (r#"name=="x"y"#, "at byte 9: expected a comma or the end"),
+        (r#"name=="\q""#, "at byte 7: unknown escape"),
+        (r#"name=="\x4""#, "at byte 7: unknown escape"),
+        (r#"name=="\400""#, "at byte 7: unknown escape"),
+        (r#"name=="\ud800""#, "at byte 7: unknown escape"),
+        (r#"name=="\/""#, "at byte 7: unknown escape"),
+        (r"name~=/\./", "at byte 7: unknown escape"),
+        ("name==x\0", "at byte 7: a NUL cannot be part of a filter"),
+        ("name==\u{7}", "at byte 6: expected a value"),
     ];
     for (text, expected) in cases {
         let error = match Filter::parse_all(&["name", text]) {
@@ -189,7 +189,7 @@ fn errors_say_what_and_where() {
             Ok(_) => panic!("{text:?} was taken"),
         };
         assert_eq!(error.kind(), ErrorKind::Invalid);
-        assert_eq!(error.to_string(), format!("filter {text:?}: {expected}"));
+        assert_eq!(error.to_string(), format!("filter {text:?}, {expected}"));
     }
 }
 
