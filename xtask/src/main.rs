@@ -100,5 +100,7 @@ fn docs() -> anyhow::Result<()> {
         "--",
     ];
     let directory = workspace::target().join("docs");
-    program::run(program::cargo(generate).arg(directory)).map(drop)
+    // Same sources, same pages: their date is that of the last change.
+    let date = workspace::last_change("%cs")?;
+    program::run(program::cargo(generate).arg(directory).arg(date)).map(drop)
 }

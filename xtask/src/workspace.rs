@@ -1,6 +1,11 @@
 //! Where things are: the repository and its target directory.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+
+use crate::program;
 
 /// The repository's root.
 pub(crate) fn root() -> PathBuf {
@@ -16,4 +21,13 @@ pub(crate) fn target() -> PathBuf {
         Some(directory) => root().join(directory),
         None => root().join("target"),
     }
+}
+
+/// When the sources last changed, as far as git knows, in a format of git's: `%ct`, `%cs`.
+pub(crate) fn last_change(format: &str) -> Result<String> {
+    let mut log = Command::new("git");
+    log.args(["log", "-1", &format!("--format={format}")]).current_dir(root());
+    let text = program::output(&mut log)?.trim().to_owned();
+    ensure!(!text.is_empty(), "git knows no commit");
+    Ok(text)
 }

@@ -10,7 +10,7 @@ mod trial;
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use clap::Args;
 
 use self::stage::Stage;
@@ -48,32 +48,20 @@ fn build() -> Result<PathBuf> {
     let directory = workspace::target().join("deb");
     let architecture = program::output(Command::new("dpkg").arg("--print-architecture"))?;
     let architecture = architecture.trim();
-    let epoch = last_change()?;
+    let epoch = workspace::last_change("%ct")?;
     let stage = Stage::fresh(&directory.join("stage"))?;
     let files = stage::files()?;
     for file in &files {
         stage.install(file)?;
     }
-    stage.changelog(epoch)?;
+    stage.changelog(&epoch)?;
     control::write(&stage, architecture, &files)?;
     let package =
         directory.join(format!("plywood_{}_{architecture}.deb", env!("CARGO_PKG_VERSION")));
     let mut pack = Command::new("dpkg-deb");
     // Same sources and compiler, same package: times are at most that of the last change.
-    pack.env("SOURCE_DATE_EPOCH", epoch.to_string());
+    pack.env("SOURCE_DATE_EPOCH", epoch);
     pack.args(["--root-owner-group", "--build"]).arg(stage.root()).arg(&package);
     program::run(&mut pack)?;
     Ok(package)
-}
-
-/// When the sources last changed, as far as git knows.
-fn last_change() -> Result<u64> {
-    let mut log = Command::new("git");
-    log.args(["log", "-1", "--format=%ct"]).current_dir(workspace::root());
-    let text = program::output(&mut log)?;
-    match text.trim().parse() {
-        Ok(seconds) => Ok(seconds),
-        Err(_) if text.trim().is_empty() => bail!("git knows no commit"),
-        Err(error) => Err(error).context("git said no time"),
-    }
 }

@@ -131,7 +131,7 @@ impl Stage {
     }
 
     /// Debian's change log: one entry, which points to ours.
-    pub(crate) fn changelog(&self, epoch: u64) -> Result<()> {
+    pub(crate) fn changelog(&self, epoch: &str) -> Result<()> {
         let mut date = Command::new("date");
         date.env("LC_ALL", "C").args(["-u", "-R", "-d"]).arg(format!("@{epoch}"));
         let text = format!(

@@ -4,11 +4,14 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap_complete::Shell;
 
 fn main() -> Result<()> {
-    let directory = std::env::args_os().nth(1).context("usage: plywood-docs DIRECTORY")?;
+    let mut arguments = std::env::args().skip(1);
+    let (Some(directory), Some(date)) = (arguments.next(), arguments.next()) else {
+        bail!("usage: plywood-docs DIRECTORY DATE");
+    };
     let directory = PathBuf::from(directory);
     let (completions, man) = (directory.join("completions"), directory.join("man"));
     for directory in [&completions, &man] {
@@ -22,20 +25,25 @@ fn main() -> Result<()> {
         println!("{}", file.display());
     }
     command.build();
-    pages(&command, &man)
+    pages(&command, &date, &man)
 }
 
 /// One page for a command and each of its verbs: `plywood-image-import.1`.
-fn pages(command: &clap::Command, directory: &Path) -> Result<()> {
-    let page = clap_mangen::Man::new(command.clone());
+fn pages(command: &clap::Command, date: &str, directory: &Path) -> Result<()> {
     let name = command.get_display_name().unwrap_or(command.get_name()).to_owned();
+    // A verb's own name and lack of a version make no heading.
+    let page = clap_mangen::Man::new(command.clone())
+        .title(name.to_uppercase())
+        .date(date)
+        .source(concat!("plywood ", env!("CARGO_PKG_VERSION")))
+        .manual("Plywood");
     let path = directory.join(format!("{name}.1"));
     let mut text = Vec::new();
     page.render(&mut text).with_context(|| format!("cannot render {name}"))?;
     std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     println!("{}", path.display());
     for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
-        pages(verb, directory)?;
+        pages(verb, date, directory)?;
     }
     Ok(())
 }
