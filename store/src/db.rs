@@ -2,7 +2,7 @@
 //! bytes. The layout is drawn in `docs/store.md`.
 
 use std::path::Path;
-use std::sync::{Arc, PoisonError, TryLockError};
+use std::sync::{Arc, TryLockError};
 use std::time::{Duration, Instant};
 
 use layer::Digest;
@@ -108,7 +108,7 @@ impl Database {
             sys::file::remove_tree(&unfinished).map_err(|source| Error::sys(doing(), source))?;
             let inner =
                 redb::Database::create(&unfinished).map_err(|source| failed(doing(), source))?;
-            let mut write = Self(Inner::Writable(Turns::new(inner))).write()?;
+            let mut write = Self(Inner::Writable(Turns::new(inner, &unfinished, CACHE))).write()?;
             for table in [META, SNAPSHOTS, CHILDREN, LAYERS, IMAGES, BLOBS, SOURCES] {
                 write
                     .turn
@@ -123,11 +123,8 @@ impl Database {
                 sys::file::sync_directory(parent).map_err(|source| Error::sys(doing(), source))?;
             }
         }
-        let inner = redb::Builder::new()
-            .set_cache_size(CACHE)
-            .open(path)
-            .map_err(|source| failed(doing(), source))?;
-        let database = Self(Inner::Writable(Turns::new(inner)));
+        let turns = Turns::open(path, CACHE).map_err(|source| failed(doing(), source))?;
+        let database = Self(Inner::Writable(turns));
         if database.check_schema(path)? < SCHEMA {
             let mut write = database.write()?;
             write.put(META, KEY_SCHEMA, &SCHEMA)?;
@@ -153,8 +150,8 @@ impl Database {
         loop {
             // Never waited for: those who come to read meanwhile would wait behind, perhaps inside the transaction
             // that has to end first.
-            let checked = match turns.database.try_write() {
-                Ok(mut database) => database.check_integrity(),
+            let checked = match turns.opened.try_write() {
+                Ok(mut opened) => opened.check_integrity(),
                 Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().check_integrity(),
                 Err(TryLockError::WouldBlock) => Err(redb::DatabaseError::TransactionInProgress),
             };
@@ -200,9 +197,7 @@ impl Database {
 
     pub(crate) fn read(&self) -> Result<Read> {
         let transaction = match &self.0 {
-            Inner::Writable(turns) => {
-                turns.database.read().unwrap_or_else(PoisonError::into_inner).begin_read()
-            }
+            Inner::Writable(turns) => turns.read(),
             Inner::ReadOnly(database) => database.begin_read(),
         };
         Ok(Read {
@@ -461,7 +456,9 @@ impl Write {
             .transaction()
             .open_table(table)
             .map_err(|source| failed("writing the metadata", source))?;
-        table.insert(key, value).map_err(|source| failed("writing the metadata", source))?;
+        table
+            .insert(key, value)
+            .map_err(|source| failed("writing the metadata", self.turn.failed(source)))?;
         Ok(())
     }
 
@@ -478,7 +475,9 @@ impl Write {
             .transaction()
             .open_table(table)
             .map_err(|source| failed("writing the metadata", source))?;
-        let old = table.remove(key).map_err(|source| failed("writing the metadata", source))?;
+        let old = table
+            .remove(key)
+            .map_err(|source| failed("writing the metadata", self.turn.failed(source)))?;
         Ok(old.is_some())
     }
 
@@ -569,6 +568,10 @@ impl Write {
         self.turn.commit().map_err(|failure| match failure {
             Failure::Begin(source) => failed("committing the metadata", source),
             Failure::Commit(source) => failed("committing the metadata", source),
+            Failure::Lost => Error::new(
+                ErrorKind::Io,
+                "committing the metadata: the database could not be written any more and was opened anew",
+            ),
         })
     }
 }
