@@ -100,7 +100,11 @@ fn overlay_options(
         options.push(format!("upperdir={}", escaped(&scratch.upper)?));
     }
     options.push(format!("lowerdir={lowerdir}"));
-    options.extend(OPTIONS.iter().map(|(key, value)| format!("{key}={value}")));
+    options.extend(OPTIONS.iter().map(|&(key, value)| match key {
+        // The one value that the kernel takes together with `userxattr` (`ovl_fs_params_verify`).
+        "redirect_dir" if form.user_xattrs => "redirect_dir=nofollow".to_owned(),
+        _ => format!("{key}={value}"),
+    }));
     if form.user_xattrs {
         options.push("userxattr".to_owned());
     }

@@ -89,6 +89,24 @@ privileged! {
         assert_eq!(registry.users_of(&chain).unwrap(), Vec::<String>::new());
     }
 
+    fn privileged_marks_in_user_attributes_are_mounted() {
+        let bench = Bench::new();
+        let registry = bench.registry();
+        let target = bench.directory("rootfs");
+        let scratch = bench.scratch("snap");
+        let active = chain("active", Some(scratch.clone()), bench.layers(2));
+        let volumes = registry.hold(&active.layers, &user("u")).unwrap();
+        let form = MountForm { user_xattrs: true };
+        let described = describe(&active, &volumes, Some(&dirs(&scratch)), &form).unwrap();
+        perform(&described[0], &target);
+        assert_eq!(read(target.join("top")), "1");
+        fs::write(target.join("new"), "written").unwrap();
+        fs::remove_file(target.join("layer-0")).unwrap();
+        assert!(!target.join("layer-0").exists());
+        sys::unmount(&target).unwrap();
+        registry.release(&user("u")).unwrap();
+    }
+
     fn privileged_a_layer_may_come_twice() {
         let bench = Bench::new();
         let registry = bench.registry();
