@@ -23,7 +23,8 @@ pub(crate) struct DebArguments {
     /// Package the release build that is there
     #[arg(long)]
     as_built: bool,
-    /// Afterwards install, use, remove and purge the package in a fresh Debian 12 below target/deb (as root)
+    /// Afterwards install, use, upgrade, remove and purge the package in a fresh Debian 12, without
+    /// and with systemd (as root)
     #[arg(long = "try")]
     trial: bool,
 }

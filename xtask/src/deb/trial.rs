@@ -1,4 +1,4 @@
-//! The package in a fresh Debian 12: installed, used, upgraded, removed, purged.
+//! The package in a fresh Debian 12: installed, used, upgraded, removed, purged; without an init first, then under systemd.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,8 +14,13 @@ const PACKAGES: &str = "systemd,man-db,mandoc,mount,e2fsprogs,runc,busybox-stati
 /// Changes with what a root is made of.
 const RECIPE: u32 = 1;
 
-/// What happens in the root. A shell script, because it is what an administrator types.
-const SCRIPT: &str = include_str!("trial.sh");
+/// What happens in the root; `boot.sh` is the host's side of the last. Shell scripts, because it is what an administrator
+/// types.
+const SCRIPTS: [(&str, &str); 3] = [
+    ("trial.sh", include_str!("trial.sh")),
+    ("boot.sh", include_str!("boot.sh")),
+    ("booted.sh", include_str!("booted.sh")),
+];
 
 pub(super) fn trial(package: &Path) -> Result<()> {
     let directory = workspace::target().join("deb");
@@ -23,13 +28,11 @@ pub(super) fn trial(package: &Path) -> Result<()> {
     remove(&root)?;
     let fresh = fresh(&directory)?;
     program::run(Command::new("cp").args(["-a", "--reflink=auto"]).arg(&fresh).arg(&root))?;
-    for (name, from) in [("plywood.deb", Some(package)), ("trial.sh", None)] {
-        let to = root.join("root").join(name);
-        let done = match from {
-            Some(from) => fs::copy(from, &to).map(drop),
-            None => fs::write(&to, SCRIPT),
-        };
-        done.with_context(|| format!("cannot write {}", to.display()))?;
+    let home = root.join("root");
+    let doing = || format!("cannot write below {}", home.display());
+    fs::copy(package, home.join("plywood.deb")).with_context(doing)?;
+    for (name, script) in SCRIPTS {
+        fs::write(home.join(name), script).with_context(doing)?;
     }
     // All mounts are made in a namespace that ends with the command, also if it is killed.
     let enter = "mount --bind \"$1\" \"$1\" && cd \"$1\" && mount --rbind /dev dev && mount --rbind /sys sys && \
@@ -38,7 +41,9 @@ pub(super) fn trial(package: &Path) -> Result<()> {
     let mut command = Command::new("unshare");
     command.args(["--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]);
     command.args(["sh", "-c", enter, "trial"]).arg(&root);
-    let tried = program::run(&mut command);
+    let mut boot = Command::new("sh");
+    boot.arg(home.join("boot.sh")).arg(&root);
+    let tried = program::run(&mut command).and_then(|_| program::run(&mut boot));
     remove(&root)?;
     tried.map(drop)
 }
