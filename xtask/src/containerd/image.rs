@@ -10,6 +10,9 @@ use tar::EntryType;
 use crate::layer_tar::{EPOCH, LayerTar, Noise};
 use crate::oci_layout::{self, Compression, Layer};
 
+/// Layers of the deepest image.
+pub(crate) const DEEP: usize = 128;
+
 /// When all of it was made.
 const CREATED: &str = "2025-01-01T00:00:00Z";
 
@@ -68,6 +71,31 @@ pub(crate) fn everything(directory: &Path) -> Result<Image> {
 /// A second layer with hard links to files of the first, which containerd's own differ cannot apply over overlayfs.
 pub(crate) fn linked(directory: &Path) -> Result<Image> {
     build(directory, "linked", &[(&base, Compression::Gzip), (&links, Compression::Gzip)])
+}
+
+/// As many layers as images may have at most.
+pub(crate) fn deep(directory: &Path) -> Result<Image> {
+    let layers: Vec<_> = (1..DEEP).map(one_file).collect();
+    let mut fills: Vec<(Fill<'_>, Compression)> = vec![(&base, Compression::Gzip)];
+    let kinds = [Compression::Gzip, Compression::Zstd, Compression::Plain];
+    fills.extend(
+        layers.iter().zip(kinds.into_iter().cycle()).map(|(fill, kind)| (fill as Fill<'_>, kind)),
+    );
+    build(directory, "deep", &fills)
+}
+
+fn one_file(number: usize) -> impl Fn(&mut LayerTar) -> Result<()> {
+    move |layer| {
+        let text = number.to_string();
+        layer.file(&format!("etc/layer-{number:03}"), 0o644, text.as_bytes())?;
+        layer.file("etc/last", 0o644, text.as_bytes())?;
+        // Every other one is removed by the next.
+        if number % 2 == 0 {
+            layer.whiteout("etc", &format!("layer-{:03}", number - 1))
+        } else {
+            Ok(())
+        }
+    }
 }
 
 /// Three layers of many files and some megabytes, whose import takes a while.

@@ -10,6 +10,7 @@
 //! under the same name, and each other's mounts below it.
 
 mod daemon;
+mod extremes;
 mod image;
 mod kills;
 mod listing;

@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use super::extremes;
 use super::image::{self, Image};
 use super::listing::Listing;
 use super::root::{Root, Version};
@@ -131,6 +132,12 @@ pub(super) fn run(session: &Session) -> Result<()> {
     if session.plywood.is_some() && user.root.version.has_proxy_differs() {
         linked(user, &images)?;
         steps.done("hard links into another layer");
+        extremes::full(user, &everything)?;
+        steps.done("a container that fills its scratch, and what is left of it");
+    }
+    if user.root.version == Version::V1_7 {
+        extremes::deep(user, &images)?;
+        steps.done("an image of 128 layers; a container on it outlives the image");
     }
 
     user.remove_container("first")?;
@@ -281,7 +288,7 @@ fn commit(user: &User, parent: &str) -> Result<()> {
 }
 
 /// With a snapshot mounted by the commands that ctr prints.
-fn mounted<T>(
+pub(super) fn mounted<T>(
     user: &User,
     snapshotter: &str,
     key: &str,
