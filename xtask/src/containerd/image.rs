@@ -90,7 +90,7 @@ fn one_file(number: usize) -> impl Fn(&mut LayerTar) -> Result<()> {
         layer.file(&format!("etc/layer-{number:03}"), 0o644, text.as_bytes())?;
         layer.file("etc/last", 0o644, text.as_bytes())?;
         // Every other one is removed by the next.
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             layer.whiteout("etc", &format!("layer-{:03}", number - 1))
         } else {
             Ok(())
