@@ -1,7 +1,7 @@
 //! Mounting one EROFS image file.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, FileTypeExt as _};
 use std::path::{Path, PathBuf};
 
 use erofs::format::{Incompat, MAGIC, SUPERBLOCK_OFFSET, SuperBlock};
@@ -146,8 +146,13 @@ pub(crate) fn read_facts(image: &Path) -> Result<ImageFacts> {
     let not_erofs = |why: &str| {
         Error::new(ErrorKind::Corrupt, format!("{} is not an EROFS image: {why}", image.display()))
     };
-    let file = File::open(image)
-        .map_err(|error| Error::io(format!("cannot open image {}", image.display()), error))?;
+    let failed = |error| Error::io(format!("cannot open image {}", image.display()), error);
+    // Looked at first: opening a pipe would wait for somebody who writes to it.
+    let kind = std::fs::metadata(image).map_err(failed)?.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        return Err(not_erofs("it is neither a file nor a block device"));
+    }
+    let file = File::open(image).map_err(failed)?;
     let mut superblock = SuperBlock::new_zeroed();
     match file.read_exact_at(superblock.as_mut_bytes(), SUPERBLOCK_OFFSET) {
         Ok(()) => {}

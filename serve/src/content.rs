@@ -63,7 +63,13 @@ fn connect(address: &Path) -> Channel {
     let address = address.to_owned();
     let connector = tower::service_fn(move |_: Uri| {
         let address = address.clone();
-        async move { tokio::net::UnixStream::connect(address).await.map(TokioIo::new) }
+        async move {
+            let connected = tokio::net::UnixStream::connect(&address).await;
+            connected.map(TokioIo::new).map_err(|error| {
+                let message = format!("cannot connect to {}: {error}", address.display());
+                std::io::Error::new(error.kind(), message)
+            })
+        }
     });
     // The address is the connector's business; the URI only fills the `:authority` header.
     Endpoint::from_static("http://containerd")
@@ -235,8 +241,10 @@ fn told(status: Status) -> Status {
     };
     let cause = std::error::Error::source(&status).map(root_cause);
     let message = match cause {
-        Some(cause) => format!("containerd's content store: {}: {cause}", status.message()),
-        None => format!("containerd's content store: {}", status.message()),
+        Some(cause) if !status.message().contains(&cause) => {
+            format!("containerd's content store: {}: {cause}", status.message())
+        }
+        _ => format!("containerd's content store: {}", status.message()),
     };
     Status::new(code, message)
 }

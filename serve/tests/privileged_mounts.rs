@@ -185,4 +185,27 @@ privileged! {
         assert!(list(&bench, &[], None).unwrap().is_empty());
         assert!(!bench.run().join("t").exists() || fs::read_dir(bench.run().join("t")).unwrap().count() == 0);
     }
+
+    fn privileged_what_is_no_image_is_refused_at_once() {
+        let bench = Bench::new("");
+        let pipe = bench.path().join("pipe");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &pipe,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+            0,
+        )
+        .unwrap();
+        for source in [pipe.to_str().unwrap(), "/dev/zero", "/etc"] {
+            let mounts = [mount("erofs", source, &[])];
+            let refused = activate(&bench, Wish { mounts: &mounts, ..Wish::default() });
+            assert_eq!(code(refused), Code::DataLoss, "{source}");
+        }
+        let mounts = layered(&bench);
+        let many = (0..10_000).map(|number| (format!("l{number}"), "value".to_owned())).collect();
+        let refused = activate(&bench, Wish { mounts: &mounts, labels: many, ..Wish::default() });
+        assert_eq!(code(refused), Code::InvalidArgument);
+        assert!(list(&bench, &[], None).unwrap().is_empty());
+    }
 }
