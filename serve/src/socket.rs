@@ -103,9 +103,17 @@ fn temporary(path: &Path) -> PathBuf {
 /// The socket that systemd passed to this process. Whoever asks first takes it.
 ///
 /// # Errors
-/// `Io`.
+/// `Configuration` if there are several, `Io`.
 pub(crate) fn passed() -> Result<Option<Socket>> {
-    let listener = listenfd::ListenFd::from_env()
+    let mut passed = listenfd::ListenFd::from_env();
+    if passed.len() > 1 {
+        let message = format!(
+            "{} sockets were passed, of which only one would be served: keep one ListenStream in the unit",
+            passed.len()
+        );
+        return Err(Error::configuration(message));
+    }
+    let listener = passed
         .take_unix_listener(0)
         .map_err(|error| Error::io("the socket that was passed is of no use", error))?;
     Ok(listener.map(|listener| Socket { listener, made: None }))

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use hyper_util::rt::TokioIo;
@@ -30,6 +30,20 @@ fn volumes(bench: &Bench) -> usize {
 fn refused(bench: &Bench, mut daemon: Child) -> String {
     assert_eq!(daemon.wait().unwrap().code(), Some(1), "{}", bench.log());
     bench.log()
+}
+
+/// A daemon that gets a socket `count` times, as systemd passes sockets: as descriptors from 3 on, and here by way of a shell,
+/// which knows its process id.
+fn passing(bench: &Bench, listener: &UnixListener, count: usize) -> Command {
+    let (mut command, daemon) = (Command::new("sh"), bench.command(Path::new("x")));
+    let copies: String = (3..3 + count).map(|number| format!(" {number}<&0")).collect();
+    let listen = format!("LISTEN_PID=$$ LISTEN_FDS={count}");
+    let script = format!("exec{copies} </dev/null; export {listen}; exec \"$0\" \"$@\"");
+    command.arg("-c").arg(script).arg(std::env::current_exe().unwrap()).args(daemon.get_args());
+    command.envs(daemon.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.stdin(Stdio::from(OwnedFd::from(listener.try_clone().unwrap())));
+    command.stderr(fs::File::create(bench.log_file()).unwrap()).stdout(Stdio::null());
+    command
 }
 
 /// One HTTP request.
@@ -318,18 +332,15 @@ privileged! {
             }
             assert_eq!(state.trim(), "WATCHDOG=1");
         };
-        // The socket comes as descriptor 3, as systemd passes it: here by way of a shell, which knows its process id.
         fs::create_dir_all(bench.run()).unwrap();
         let listener = UnixListener::bind(bench.socket()).unwrap();
-        let script = "exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$0\" \"$@\"";
-        let mut command = std::process::Command::new("sh");
-        let daemon = bench.command(Path::new("x"));
-        command.arg("-c").arg(script).arg(std::env::current_exe().unwrap()).args(daemon.get_args());
-        command.envs(daemon.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let mut command = passing(&bench, &listener, 2);
+        assert!(!command.status().unwrap().success());
+        assert!(bench.log().contains("2 sockets were passed"), "{}", bench.log());
+        let mut command = passing(&bench, &listener, 1);
         command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "100000");
-        command.stdin(Stdio::from(OwnedFd::from(listener)));
-        command.stderr(fs::File::create(bench.log_file()).unwrap()).stdout(Stdio::null());
         let child = command.spawn().unwrap();
+        drop(listener);
         until("READY=1");
         bench.adopt(child);
         assert!(bench.log().contains("the socket that systemd passed"), "{}", bench.log());
