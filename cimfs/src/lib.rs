@@ -1,0 +1,24 @@
+//! The CimFS on-disk format (`.cim`).
+//!
+//! A CIM, a *composite image*, is how Windows keeps container layers: a small *filesystem file*, by custom
+//! `NAME.cim`, and beside it *region files* with everything else, which forks of the image share.
+//!
+//! Microsoft has not published the format. [`format`] says of every field how well it is known.
+
+#![deny(clippy::cast_possible_truncation, clippy::host_endian_bytes, clippy::big_endian_bytes)]
+
+mod error;
+mod files;
+pub mod format;
+mod guid;
+mod name;
+mod read_at;
+mod upcase;
+
+pub use error::{Error, ErrorKind, Result};
+pub use files::{DirectorySet, FileSet, MemoryFile, MemorySet, WritableFile, WritableSet};
+pub use format::{FileFlags, FileId, RegionOffset, StreamFraming};
+pub use guid::Guid;
+pub use name::{ImagePath, Name};
+pub use read_at::ReadAt;
+pub use upcase::Upcase;

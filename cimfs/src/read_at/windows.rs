@@ -1,0 +1,9 @@
+//! `ReadFile` with an offset. It moves the file's cursor, which nothing here relies on.
+
+use std::fs::File;
+use std::io;
+use std::os::windows::fs::FileExt;
+
+pub(super) fn read_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+    file.seek_read(buf, offset)
+}
