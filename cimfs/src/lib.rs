@@ -13,6 +13,8 @@ pub mod format;
 mod guid;
 mod name;
 mod read_at;
+mod reader;
+mod trail;
 mod upcase;
 
 pub use error::{Error, ErrorKind, Result};
@@ -21,4 +23,8 @@ pub use format::{FileFlags, FileId, RegionOffset, StreamFraming};
 pub use guid::Guid;
 pub use name::{ImagePath, Name};
 pub use read_at::ReadAt;
+pub use reader::{
+    AlternateStream, Case, DirEntry, Ea, Eas, Entries, FileTime, FileView, Image, Segment,
+    Segments, Stream, StreamReader, Walk, WalkEntry,
+};
 pub use upcase::Upcase;
