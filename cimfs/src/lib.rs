@@ -16,6 +16,7 @@ mod read_at;
 mod reader;
 mod trail;
 mod upcase;
+mod writer;
 
 pub use error::{Error, ErrorKind, Result};
 pub use files::{DirectorySet, FileSet, MemoryFile, MemorySet, WritableFile, WritableSet};
@@ -28,3 +29,4 @@ pub use reader::{
     Segments, Stream, StreamReader, Walk, WalkEntry,
 };
 pub use upcase::Upcase;
+pub use writer::{ImageWriter, Metadata, Summary, WriterOptions};

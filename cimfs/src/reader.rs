@@ -8,9 +8,6 @@ mod regions;
 mod stream;
 mod walk;
 
-#[cfg(test)]
-mod tests;
-
 use std::fmt;
 use std::sync::OnceLock;
 
@@ -26,7 +23,7 @@ pub use blob::{Ea, Eas};
 pub use directory::{Case, DirEntry, Entries};
 pub use file::{FileTime, FileView};
 pub(crate) use link_table::LinkTable;
-pub(crate) use regions::{Region, Regions};
+pub(crate) use regions::{Region, Regions, object_id_name, region_name};
 pub use stream::{AlternateStream, Segment, Segments, Stream, StreamReader};
 pub use walk::{Walk, WalkEntry};
 
