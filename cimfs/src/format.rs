@@ -353,7 +353,8 @@ pub struct FileEntry {
     /// Link table of the alternate streams; how it is framed is not certain, see [`StreamFraming`](crate::StreamFraming).
     pub streams: RegionOffset,
     /// Since version 2: [`FileId`] of the directory. The field is *stated*, its meaning *inferred* from its
-    /// name; no public code reads it. What it is for hard links and the root is *unknown*.
+    /// name; no public code reads it. What it is for hard links and the root is *unknown*; we write the
+    /// first of several directories, and 0 for the root.
     pub parent: U32,
     /// Since version 2: added to the regions of files that come from another image in a merged image. The field is
     /// *stated*, its meaning *inferred*. 0 in images that are not merged.

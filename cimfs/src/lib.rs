@@ -11,6 +11,7 @@ mod error;
 mod files;
 pub mod format;
 mod guid;
+mod lifecycle;
 mod name;
 mod read_at;
 mod reader;
@@ -22,6 +23,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use files::{DirectorySet, FileSet, MemoryFile, MemorySet, WritableFile, WritableSet};
 pub use format::{FileFlags, FileId, RegionOffset, StreamFraming};
 pub use guid::Guid;
+pub use lifecycle::{Usage, destroy, forks, orphans, usage};
 pub use name::{ImagePath, Name};
 pub use read_at::ReadAt;
 pub use reader::{

@@ -109,7 +109,8 @@ impl FileView {
         FileTime(self.entry.last_access_time.get())
     }
 
-    /// The directory that it was made in, if the image says so (since version 2; *inferred*).
+    /// A directory that it is in, if the image says so (since version 2; *inferred*). Of several names our writer
+    /// takes the first in the order of a walk.
     pub fn parent(&self) -> Option<FileId> {
         Some(FileId(self.entry.parent.get())).filter(|parent| parent.0 != 0)
     }

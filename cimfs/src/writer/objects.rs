@@ -45,6 +45,10 @@ impl Objects {
         self.0.get(id).copied()
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(super) fn insert(&mut self, id: ObjectId, byte: u64) {
         self.0.insert(id, byte);
     }

@@ -46,6 +46,12 @@ impl<S: WritableSet> Created<S> {
         Ok(file)
     }
 
+    fn discard(&mut self, name: &str) -> Result<()> {
+        self.set.remove(name).map_err(|e| Error::io(format!("removing {name}"), e))?;
+        self.names.retain(|other| other != name);
+        Ok(())
+    }
+
     fn rename(&mut self, index: usize, to: String) -> Result<()> {
         let from = &self.names[index];
         self.set.rename(from, &to).map_err(|e| Error::io(format!("renaming {from} to {to}"), e))?;
@@ -125,7 +131,7 @@ impl<S: WritableSet> Output<S> {
         let region = match region.take() {
             Some(open) => region.insert(open),
             None => {
-                let name = format!("region_{}_{}{TEMPORARY}", self.guid, class.name());
+                let name = region_temporary(self.guid, class);
                 region.insert(RegionOutput::new(self.created.create(name)?))
             }
         };
@@ -193,9 +199,11 @@ impl<S: WritableSet> Output<S> {
         self.end(class, start, Sha256::new_with_prefix(bytes), bytes.len() as u64, parents)
     }
 
-    /// The classes that have a region, in the order of the regions' indexes.
+    /// The classes that have a region, in the order of the regions' indexes. A region whose objects were all
+    /// found elsewhere is none.
     pub(super) fn classes(&self) -> Vec<Class> {
-        let used = |class: &Class| self.regions[slot(*class)].is_some();
+        let used =
+            |class: &Class| *class == Class::Metadata || !self.objects[slot(*class)].is_empty();
         Class::ALL.into_iter().filter(used).collect()
     }
 
@@ -209,12 +217,13 @@ impl<S: WritableSet> Output<S> {
     ) -> Result<Vec<u64>> {
         let mut renames = Vec::new();
         let mut lengths = Vec::new();
-        for (index, class) in (0_u16..).zip(self.classes()) {
+        let classes = self.classes();
+        for (index, class) in (0_u16..).zip(classes.iter().copied()) {
             let header = region_header(common, index, class);
             let region = self.region(class)?;
             lengths.push(region.position());
             region.finish(header.as_bytes()).map_err(failed)?;
-            let temporary = format!("region_{}_{}{TEMPORARY}", self.guid, class.name());
+            let temporary = region_temporary(self.guid, class);
             renames.push((temporary, region_name(self.guid, index)));
 
             let bytes = self.objects[slot(class)].file(common, index, class, list_objects);
@@ -228,8 +237,13 @@ impl<S: WritableSet> Output<S> {
         written.map_err(|e| Error::io(format!("writing {}", self.name), e))?;
 
         // Windows renames no open file.
-        let Self { regions, image, mut created, name, .. } = self;
+        let Self { regions, image, mut created, name, guid, .. } = self;
+        let unused = |class: &Class| regions[slot(*class)].is_some() && !classes.contains(class);
+        let unused: Vec<_> = Class::ALL.into_iter().filter(unused).collect();
         drop((regions, image));
+        for class in unused {
+            created.discard(&region_temporary(guid, class))?;
+        }
         for (from, to) in renames {
             let index = created.names.iter().position(|name| *name == from);
             created.rename(index.expect("the file was made"), to)?;
@@ -242,6 +256,10 @@ impl<S: WritableSet> Output<S> {
         created.set.sync().map_err(failed)?;
         Ok(lengths)
     }
+}
+
+fn region_temporary(guid: Guid, class: Class) -> String {
+    format!("region_{guid}_{}{TEMPORARY}", class.name())
 }
 
 fn region_header(common: CommonHeader, index: u16, class: Class) -> RegionHeader {
