@@ -3,7 +3,55 @@
 //! A CIM, a *composite image*, is how Windows keeps container layers: a small *filesystem file*, by custom
 //! `NAME.cim`, and beside it *region files* with everything else, which forks of the image share.
 //!
-//! Microsoft has not published the format. [`format`] says of every field how well it is known.
+//! ```text
+//!                 ImageWriter::create, fork                 Image
+//!   directories, ───────────────────────▶ NAME.cim     ─────────────────▶ paths, data, streams,
+//!   data, links    begin, write, end,     region_…_0…2   walk, resolve,   descriptors
+//!                  commit                 objectid_…     open_stream
+//!                                            │
+//!                                            └──▶ usage, forks, destroy, orphans
+//! ```
+//!
+//! Microsoft has not published the format. [`format`](mod@format) is its specification as far as it is known, and
+//! says of every field how well that is. **Unverified on Windows**: no Windows machine has mounted an image of this
+//! crate's, and none of Windows' own was at hand to read.
+//!
+//! # Guarantees
+//!
+//! * No bytes make the reader panic, loop for ever or take memory beyond a small multiple of the image: every
+//!   offset is compared with the real length of its region. A sparse stream may be larger than any disk; who
+//!   reads data decides how much.
+//! * Opening reads headers only, and metadata is read when it is asked for, through a cache of 1 MiB.
+//! * The writer gives an image its name when everything is durable; what is dropped before leaves nothing. The
+//!   same calls give the same bytes.
+//! * Nothing here calls the operating system beyond `std`, and nothing is unsafe.
+//!
+//! # What it does not do
+//!
+//! Block images (and with them sealed ones) are refused by name, and so are files of merged images: their form is
+//! not public ([`ErrorKind::Unsupported`]). Executables are read in the layout of memory but written as plain data.
+//!
+//! # Example
+//!
+//! ```
+//! use std::io::Read as _;
+//!
+//! use cimfs::{Case, Guid, Image, ImageWriter, MemorySet, Metadata, WriterOptions};
+//!
+//! let set = MemorySet::new();
+//! let guid = Guid::for_content(b"example");
+//! let mut writer = ImageWriter::create(set.clone(), "a.cim", guid, WriterOptions::default())?;
+//! writer.add_directory(&"Files".into(), &Metadata::default())?;
+//! writer.add_file(&"Files/greeting.txt".into(), &Metadata::default(), b"hello")?;
+//! writer.commit()?;
+//!
+//! let image = Image::open(&set, "a.cim")?;
+//! let file = image.resolve(&r"\files\GREETING.TXT".into(), Case::Ignored)?;
+//! let mut text = String::new();
+//! image.open_stream(&file.data())?.read_to_string(&mut text).expect("memory can be read");
+//! assert_eq!(text, "hello");
+//! # Ok::<(), cimfs::Error>(())
+//! ```
 
 #![deny(clippy::cast_possible_truncation, clippy::host_endian_bytes, clippy::big_endian_bytes)]
 
