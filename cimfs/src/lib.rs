@@ -9,7 +9,7 @@
 //!   data, links    begin, write, end,     region_…_0…2   walk, resolve,   descriptors
 //!                  commit                 objectid_…     open_stream
 //!                                            │
-//!                                            └──▶ usage, forks, destroy, orphans
+//!                                            └──▶ check: findings   usage, forks, destroy, orphans
 //! ```
 //!
 //! Microsoft has not published the format. [`format`](mod@format) is its specification as far as it is known, and
@@ -55,6 +55,7 @@
 
 #![deny(clippy::cast_possible_truncation, clippy::host_endian_bytes, clippy::big_endian_bytes)]
 
+mod check;
 mod error;
 mod files;
 pub mod format;
@@ -67,6 +68,7 @@ mod trail;
 mod upcase;
 mod writer;
 
+pub use check::{Code, Counts, Finding, Report, Severity, check};
 pub use error::{Error, ErrorKind, Result};
 pub use files::{DirectorySet, FileSet, MemoryFile, MemorySet, WritableFile, WritableSet};
 pub use format::{FileFlags, FileId, RegionOffset, StreamFraming};

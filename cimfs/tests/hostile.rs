@@ -102,8 +102,11 @@ fn every_byte_can_have_every_bit_flipped() {
                 for flip in [0x01, 0x80, 0xFF] {
                     let mut bytes = original.clone();
                     bytes[at] ^= flip;
-                    if let Ok(image) = Image::open(&with(&set, &name, bytes), "a.cim") {
-                        read_everything(&image);
+                    let set = with(&set, &name, bytes);
+                    if let Ok(image) = Image::open(&set, "a.cim") {
+                        let (_, bad) = read_everything(&image);
+                        let report = cimfs::check(&set, "a.cim").unwrap();
+                        assert!(bad == 0 || !report.is_sound(), "{name} {at}: {report:?}");
                     }
                 }
             }

@@ -23,10 +23,6 @@ impl WalkEntry {
     pub fn path(&self) -> ImagePath {
         self.trail.path()
     }
-
-    pub(crate) fn trail(&self) -> &Trail {
-        &self.trail
-    }
 }
 
 /// Iterates over all names of an image, the root first, directories in the order of their tables.
