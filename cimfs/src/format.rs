@@ -350,7 +350,7 @@ pub struct FileEntry {
     pub eas: RegionOffset,
     /// 16 bits of length, then the whole reparse buffer with its own header (*stated*).
     pub reparse: RegionOffset,
-    /// Link table of the alternate streams; how it is framed is not certain, see [`StreamFraming`](crate::StreamFraming).
+    /// Link table of the alternate streams; how it is framed is not certain, see [`StreamFraming`].
     pub streams: RegionOffset,
     /// Since version 2: [`FileId`] of the directory. The field is *stated*, its meaning *inferred* from its
     /// name; no public code reads it. What it is for hard links and the root is *unknown*; we write the

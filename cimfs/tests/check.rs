@@ -1,5 +1,7 @@
 //! What the checker finds, and that it finds nothing where nothing is wrong.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 mod support;
 
 use cimfs::{

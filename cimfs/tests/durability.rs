@@ -1,5 +1,7 @@
 //! Wherever writing is cut, the image is there as a whole or not at all, and what was there before stays.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 mod support;
 
 use std::collections::BTreeMap;

@@ -1,5 +1,7 @@
 //! Any byte may be anything: reading gives a value or an error, in time and memory that the image's size bounds.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 mod support;
 
 use cimfs::{

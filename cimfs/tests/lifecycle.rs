@@ -1,5 +1,7 @@
 //! Usage, removal, and what belongs to no image.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 mod support;
 
 use cimfs::{

@@ -1,5 +1,7 @@
 //! Random calls on an image and its forks against a model: a map from paths.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 mod support;
 
 use std::collections::BTreeMap;

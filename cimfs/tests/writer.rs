@@ -1,5 +1,7 @@
 //! What the writer makes of calls, good and bad.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 mod support;
 
 use std::io::Read as _;

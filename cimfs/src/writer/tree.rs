@@ -52,12 +52,15 @@ pub(super) enum Body {
     Directory(Directory),
 }
 
+/// Names of a directory by their folded form.
+pub(super) type Children = BTreeMap<Box<[u16]>, Child>;
+
 #[derive(Debug)]
 pub(super) struct Directory {
     /// The table as the parent has it; its place is meaningless once `changed` is set.
     pub(super) kept: Data,
     /// `None`: not read from the parent yet. Sorted by folded name.
-    pub(super) children: Option<BTreeMap<Box<[u16]>, Child>>,
+    pub(super) children: Option<Children>,
     /// Whether the table must be written.
     pub(super) changed: bool,
 }
@@ -202,7 +205,7 @@ impl Tree {
         parent: Option<&Image<R>>,
         upcase: &Upcase,
         index: NodeIndex,
-    ) -> Result<Option<&mut BTreeMap<Box<[u16]>, Child>>> {
+    ) -> Result<Option<&mut Children>> {
         let origin = self[index].origin;
         let Body::Directory(directory) = &mut self[index].body else { return Ok(None) };
         if directory.children.is_none() {
