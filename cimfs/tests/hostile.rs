@@ -231,6 +231,23 @@ fn files_of_merged_images_and_unknown_streams_are_refused_by_name() {
     }
 }
 
+#[test]
+fn thousands_of_parents_cost_little() {
+    let set = tiny(WriterOptions::default());
+    let mut header = set.bytes("a.cim").unwrap();
+    header[0x46..0x48].fill(0xFF);
+    // Without regions, each with another identifier; then all the same, with regions.
+    let empty = (0..0xFFFF_u32).flat_map(|n| [[n; 4], [0; 4]]).flatten().flat_map(u32::to_le_bytes);
+    let parents: Vec<u8> =
+        empty.collect::<Vec<_>>().chunks(32).flat_map(|c| &c[..24]).copied().collect();
+    set.insert("b.cim", [header.clone(), parents].concat());
+    assert_eq!(Image::open(&set, "b.cim").unwrap().parents().len(), 0xFFFF);
+    let own = header[0x20..0x38].repeat(0xFFFF);
+    set.insert("c.cim", [header, own].concat());
+    let error = Image::open(&set, "c.cim").unwrap_err();
+    assert!(error.to_string().contains("regions, 1 to 65536"), "{error}");
+}
+
 /// A data set with a fork, for the flips in what only forks have.
 #[test]
 fn headers_of_forks_can_have_every_bit_flipped() {

@@ -1,5 +1,6 @@
 //! The region files with their real lengths: the only place that reads them.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -77,15 +78,13 @@ impl<R: ReadAt> Regions<R> {
             return Err(Error::new(ErrorKind::Corrupt, what));
         }
         let mut regions: Vec<Arc<Region<R>>> = Vec::new();
-        let mut opened: Vec<([u8; 16], usize)> = Vec::new();
+        let mut opened: HashMap<[u8; 16], usize> = HashMap::new();
         for region_set in sets() {
             let id = Guid::from_disk(region_set.id);
             // A set named twice must not cost a file descriptor for every mention.
-            let known = opened.iter().find(|(known, _)| *known == region_set.id).map(|(_, at)| *at);
             let start = regions.len();
-            if known.is_none() {
-                opened.push((region_set.id, start));
-            }
+            let known = opened.get(&region_set.id).copied();
+            opened.entry(region_set.id).or_insert(start);
             for index in 0..region_set.count.get() {
                 let name = region_name(id, index);
                 let shared = known.and_then(|at| regions.get(at + usize::from(index)));
