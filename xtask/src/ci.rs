@@ -3,6 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 
+use crate::fuzzing::Sanitizer;
 use crate::packages::{self, Purpose};
 use crate::program::{self, cargo};
 use crate::stages::Stages;
@@ -61,7 +62,7 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<()> {
             .map(drop)
     });
     if !arguments.quick && workspace::root().join("fuzz/Cargo.toml").is_file() {
-        stages.run("fuzzing", || fuzzing::fuzz(FUZZ_SECONDS));
+        stages.run("fuzzing", || fuzzing::fuzz(FUZZ_SECONDS, Sanitizer::None));
     }
     stages.finish()
 }

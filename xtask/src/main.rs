@@ -23,6 +23,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::fuzzing::Sanitizer;
 use crate::packages::{Purpose, SetUpMissing};
 
 #[derive(Parser)]
@@ -76,7 +77,7 @@ fn main() -> ExitCode {
         Task::Containerd(arguments) => containerd::containerd(&arguments),
         Task::Docs => docs(),
         Task::Deb(arguments) => deb::deb(&arguments),
-        Task::Fuzz { minutes } => fuzzing::fuzz(minutes * 60),
+        Task::Fuzz { minutes } => fuzzing::fuzz(minutes * 60, Sanitizer::Address),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
