@@ -4,14 +4,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use mount::Registry;
-use store::Store;
-use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
+use store::{Remains, Store};
+use tokio::sync::{Semaphore, oneshot};
 use tonic::Status;
 
 use crate::config::Config;
 use crate::metrics::Metrics;
 
-/// Removals whose files are still being deleted when they have been answered.
+/// Answered calls that still delete files.
 const DELETIONS: usize = 4;
 
 /// The daemon's state, shared by all calls; a clone is another handle to the same.
@@ -72,10 +72,29 @@ impl Service {
         self.0.idle_volumes.swap(false, Ordering::Relaxed)
     }
 
-    /// The right to delete files after the answer, unless many do already: then the answer waits, and so does whoever
-    /// removes so fast.
-    pub(crate) fn may_delete_later(&self) -> Option<SemaphorePermit<'_>> {
-        self.0.deletions.try_acquire().ok()
+    /// Sends the answer and then deletes what is left of what was removed: containerd's collector removes one after the
+    /// other, and waits for each. Where many are at it already the answer comes last, and so waits whoever removes so fast.
+    pub(crate) fn answer_and_delete(
+        &self,
+        result: Result<Remains<'_>, Status>,
+        answer: oneshot::Sender<Result<(), Status>>,
+    ) {
+        // Nobody may be there to hear it.
+        let tell = |result| drop(answer.send(result));
+        let remains = match result {
+            Ok(remains) => remains,
+            Err(status) => return tell(Err(status)),
+        };
+        match self.0.deletions.try_acquire() {
+            Ok(_permit) => {
+                tell(Ok(()));
+                remains.delete();
+            }
+            Err(_) => {
+                remains.delete();
+                tell(Ok(()));
+            }
+        }
     }
 
     /// Runs library code, which blocks, away from the threads that serve connections. It runs to its end even if the

@@ -156,12 +156,12 @@ fn commit(
 }
 
 /// Unmounts what nobody holds, then deletes what nothing needs: layers of removed snapshots, and leftovers.
-fn cleanup(service: &Service) -> Result<(), Status> {
+fn cleanup(service: &Service) -> Result<Remains<'_>, Status> {
     holding::trim(service)?;
     let mounted = service.registry().mounted_layers().map_err(|error| status::of_mount(&error))?;
-    let collected = service
+    let (collected, remains) = service
         .store()
-        .collect(&|layer| mounted.contains(layer.as_str()))
+        .unlink_unneeded(&|layer| mounted.contains(layer.as_str()))
         .map_err(|error| status::of_store(&error))?;
     service.metrics().collected(&collected);
     if !collected.layers.is_empty() || !collected.swept.is_empty() {
@@ -173,7 +173,7 @@ fn cleanup(service: &Service) -> Result<(), Status> {
             "cleaned up"
         );
     }
-    Ok(())
+    Ok(remains)
 }
 
 /// Most infos in one message of a list.
@@ -231,19 +231,8 @@ impl Interface for Snapshots {
         let key = request.into_inner().key;
         Span::current().record("key", text::key(&key));
         self.service
-            .answering(move |service, answer| match unlink(service, &key) {
-                // containerd's collector removes one after the other and waits for each.
-                Ok(remains) => match service.may_delete_later() {
-                    Some(_permit) => {
-                        drop(answer.send(Ok(())));
-                        remains.delete();
-                    }
-                    None => {
-                        remains.delete();
-                        drop(answer.send(Ok(())));
-                    }
-                },
-                Err(status) => drop(answer.send(Err(status))),
+            .answering(move |service, answer| {
+                service.answer_and_delete(unlink(service, &key), answer)
             })
             .await?;
         Ok(Response::new(()))
@@ -318,7 +307,9 @@ impl Interface for Snapshots {
         &self,
         _request: Request<api::CleanupRequest>,
     ) -> Result<Response<()>, Status> {
-        self.service.blocking(cleanup).await?;
+        self.service
+            .answering(|service, answer| service.answer_and_delete(cleanup(service), answer))
+            .await?;
         Ok(Response::new(()))
     }
 }

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::layers::LayerId;
 use crate::staging::pinned;
 use crate::store::Store;
-use crate::sweep::{Depth, Swept};
+use crate::sweep::{Depth, Remains, Swept};
 
 /// What [`Store::collect`] did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -34,11 +34,25 @@ pub(crate) struct Unneeded {
 impl Store {
     /// Removes the layers that no snapshot and no image refers to, and what interrupted operations left behind. Nothing
     /// else goes, also not what image imports made: that is [`gc`](Self::gc)'s. Layers for which `in_use` is true (they
-    /// are mounted) or that a running import has pinned stay. Returns when what was being deleted meanwhile is gone too.
+    /// are mounted) or that a running import has pinned stay.
     ///
     /// # Errors
     /// `ReadOnly`, `Corrupt`, `Io`.
     pub fn collect(&self, in_use: &dyn Fn(&LayerId) -> bool) -> Result<Collected> {
+        let (collected, remains) = self.unlink_unneeded(in_use)?;
+        remains.delete();
+        Ok(collected)
+    }
+
+    /// As [`Self::collect`], but the deletion of the layers' files is left to whoever has the answer: a file system takes
+    /// its time with big ones.
+    ///
+    /// # Errors
+    /// Those of [`Self::collect`].
+    pub fn unlink_unneeded(
+        &self,
+        in_use: &dyn Fn(&LayerId) -> bool,
+    ) -> Result<(Collected, Remains<'_>)> {
         let mut collected = Collected::default();
         let read = self.read()?;
         // Mostly there is nothing to do, which is found out without keeping anybody waiting.
@@ -68,15 +82,10 @@ impl Store {
                 graves.extend(self.bury(&self.layout().layer(id))?);
             }
         }
-        for grave in graves {
-            drop(grave.delete());
-            sys::failpoint::hit("collect-removed");
-        }
         let kept = candidates.into_iter().filter(|candidate| candidate.kept.is_some());
         collected.kept = kept.map(|candidate| candidate.id).collect();
         collected.swept = self.sweep(Depth::Names)?;
-        self.await_deletions();
-        Ok(collected)
+        Ok((collected, Remains(graves)))
     }
 
     /// Layers that are not among `needed`.

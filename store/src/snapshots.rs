@@ -434,7 +434,7 @@ impl<'s> Scope<'s> {
         let grave = self.store.bury(&self.store.layout().snapshot(snapshot.id));
         drop(kept);
         // What cannot be renamed is the next sweep's: the removal has happened.
-        Ok(Remains(grave.unwrap_or_default()))
+        Ok(Remains(grave.unwrap_or_default().into_iter().collect()))
     }
 
     /// A snapshot's record.

@@ -5,9 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{
-    Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use sys::file::{Acquired, Lock};
@@ -49,8 +47,6 @@ pub struct Store {
     sweeping: RwLock<()>,
     /// What threads of this process are deleting, under its new name: not a sweep's business.
     graves: Mutex<BTreeSet<PathBuf>>,
-    /// Something has gone from `graves`.
-    deleted: Condvar,
     swept: Swept,
     // Last, so that it is released only after the database is closed.
     _lock: Lock,
@@ -124,7 +120,6 @@ impl Store {
             unnumbered: AtomicU64::new(0),
             sweeping: RwLock::new(()),
             graves: Mutex::default(),
-            deleted: Condvar::new(),
             swept: Swept::default(),
             _lock: lock,
         };
@@ -192,21 +187,6 @@ impl Store {
 
     pub(crate) fn graves(&self) -> MutexGuard<'_, BTreeSet<PathBuf>> {
         self.graves.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Ends what [`graves`](Self::graves) says of a path.
-    pub(crate) fn deleted(&self, grave: &Path) {
-        self.graves().remove(grave);
-        self.deleted.notify_all();
-    }
-
-    /// Waits for what other threads are deleting now.
-    pub(crate) fn await_deletions(&self) {
-        let mut graves = self.graves();
-        let now = graves.clone();
-        while !graves.is_disjoint(&now) {
-            graves = self.deleted.wait(graves).unwrap_or_else(PoisonError::into_inner);
-        }
     }
 
     /// The next snapshot number, written into `write`. It is spent even if `write` never commits.

@@ -238,19 +238,19 @@ impl Grave<'_> {
 
 impl Drop for Grave<'_> {
     fn drop(&mut self) {
-        self.store.deleted(&self.path);
+        self.store.graves().remove(&self.path);
     }
 }
 
-/// Files of a removed snapshot, which nothing refers to any more. The next sweep deletes them if nobody does it here.
-#[derive(Debug)]
+/// Files that nothing refers to any more, under other names. The next sweep deletes them if nobody does it here.
+#[derive(Debug, Default)]
 #[must_use = "the files are still there"]
-pub struct Remains<'s>(pub(crate) Option<Grave<'s>>);
+pub struct Remains<'s>(pub(crate) Vec<Grave<'s>>);
 
 impl Remains<'_> {
     /// Deletes them; what cannot be deleted now is left to the next sweep.
     pub fn delete(self) {
-        if let Some(grave) = self.0 {
+        for grave in self.0 {
             sys::failpoint::hit("buried");
             drop(grave.delete());
         }

@@ -122,7 +122,7 @@ const CASES: &[Case] = &[
             let store = open(root).unwrap();
             store.collect(&|_| false).unwrap();
         },
-        points: &["commit-metadata", "collect-committed", "collect-removed"],
+        points: &["commit-metadata", "collect-committed", "buried"],
     },
     Case {
         name: "gc",
