@@ -89,17 +89,24 @@ pub(crate) fn containerd(arguments: &ContainerdArguments) -> Result<()> {
 
 /// What of it belongs to every CI run.
 pub(crate) fn stages(stages: &mut Stages) {
-    stages.run("containerd's snapshotter suite", || enter_suite(&built()?));
+    stages.run("containerd's snapshotter suite", || enter_suite(&tested()?));
     for version in Version::ALL {
         stages.run(&format!("containerd {}", version.name()), || {
-            enter_version(version, &built()?, CI_ROUNDS, moments::any_seed()?, false)
+            enter_version(version, &tested()?, CI_ROUNDS, moments::any_seed()?, false)
         });
     }
 }
 
-/// The program under test, as the tests build it.
+/// The program under test.
 fn built() -> Result<PathBuf> {
     program::run(&mut program::cargo(["build", "--package", "plywood"]))?;
+    Ok(workspace::target().join("debug/plywood"))
+}
+
+/// The program under test as the tests have built it. By itself it would be built anew with most of its dependencies,
+/// because those of the tests have other features.
+fn tested() -> Result<PathBuf> {
+    program::run(&mut program::cargo(["test", "--workspace", "--no-run", "--quiet"]))?;
     Ok(workspace::target().join("debug/plywood"))
 }
 
