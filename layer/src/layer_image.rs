@@ -71,10 +71,10 @@ pub struct LayerImage {
 /// Memory is bounded by the number of entries, not by the length of the files.
 ///
 /// # Errors
-/// [`ErrorKind::Corrupt`] for a blob or tar that is cut off or damaged, [`ErrorKind::DigestMismatch`] where it is
-/// not what `options` promise, [`ErrorKind::Invalid`], [`ErrorKind::TooLarge`] and [`ErrorKind::Unsupported`] for
-/// entries that cannot be stored (the message has path and offset), [`ErrorKind::MissingParent`] for hard links to
-/// nothing known, [`ErrorKind::Cancelled`], [`ErrorKind::NoSpace`] and [`ErrorKind::Io`].
+/// `Corrupt` for a blob or tar that is cut off or damaged, `DigestMismatch` where it is
+/// not what `options` promise, `Invalid`, `TooLarge` and `Unsupported` for
+/// entries that cannot be stored (the message has path and offset), `MissingParent` for hard links to
+/// nothing known, `Cancelled`, `NoSpace` and `Io`.
 pub fn write_layer_image(
     mut source: impl Read + Send,
     output: &File,
