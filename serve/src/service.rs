@@ -72,43 +72,43 @@ impl Service {
         self.0.idle_volumes.swap(false, Ordering::Relaxed)
     }
 
-    /// Sends the answer and then deletes what is left of what was removed: containerd's collector removes one after the
-    /// other, and waits for each. Where many are at it already the answer comes last, and so waits whoever removes so fast.
-    pub(crate) fn answer_and_delete(
-        &self,
-        result: Result<Remains<'_>, Status>,
-        answer: oneshot::Sender<Result<(), Status>>,
-    ) {
-        // Nobody may be there to hear it.
-        let tell = |result| drop(answer.send(result));
-        let remains = match result {
-            Ok(remains) => remains,
-            Err(status) => return tell(Err(status)),
-        };
-        match self.0.deletions.try_acquire() {
-            Ok(_permit) => {
-                tell(Ok(()));
-                remains.delete();
-            }
-            Err(_) => {
-                remains.delete();
-                tell(Ok(()));
-            }
-        }
-    }
-
     /// Runs library code, which blocks, away from the threads that serve connections. It runs to its end even if the
     /// caller goes away meanwhile; what should stop then watches a cancel flag.
     pub(crate) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Self) -> Result<T, Status> + Send + 'static,
     ) -> Result<T, Status> {
-        // Nobody may be there to hear it.
-        self.answering(move |service, answer| drop(answer.send(work(service)))).await
+        self.answering(|service, answer| drop(answer.send(work(service)))).await
     }
 
-    /// As [`Self::blocking`], for work that goes on after it has sent its answer.
-    pub(crate) async fn answering<T: Send + 'static>(
+    /// As [`Self::blocking`], and deletes what is left of what was removed after the answer: containerd's collector removes
+    /// one after the other, and waits for each. Where many are at it already the answer comes last, and so waits whoever
+    /// removes so fast.
+    pub(crate) async fn removing(
+        &self,
+        work: impl FnOnce(&Self) -> Result<Remains<'_>, Status> + Send + 'static,
+    ) -> Result<(), Status> {
+        self.answering(|service, answer| {
+            let remains = match work(service) {
+                Ok(remains) => remains,
+                Err(status) => return drop(answer.send(Err(status))),
+            };
+            match service.0.deletions.try_acquire() {
+                Ok(_permit) => {
+                    drop(answer.send(Ok(())));
+                    remains.delete();
+                }
+                Err(_) => {
+                    remains.delete();
+                    drop(answer.send(Ok(())));
+                }
+            }
+        })
+        .await
+    }
+
+    /// Runs work that sends its answer itself, and may go on after that. Nobody may be there to hear it.
+    async fn answering<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Self, oneshot::Sender<Result<T, Status>>) + Send + 'static,
     ) -> Result<T, Status> {

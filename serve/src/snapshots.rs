@@ -127,6 +127,7 @@ fn unlink<'s>(service: &'s Service, key: &[u8]) -> Result<Remains<'s>, Status> {
                 return Err(Status::failed_precondition(message));
             }
             Err(error) => {
+                let error = status::line(&error);
                 tracing::warn!("cannot release the volumes of {}: {error}", text::key(key));
             }
             Ok(()) => {}
@@ -230,11 +231,7 @@ impl Interface for Snapshots {
     ) -> Result<Response<()>, Status> {
         let key = request.into_inner().key;
         Span::current().record("key", text::key(&key));
-        self.service
-            .answering(move |service, answer| {
-                service.answer_and_delete(unlink(service, &key), answer)
-            })
-            .await?;
+        self.service.removing(move |service| unlink(service, &key)).await?;
         Ok(Response::new(()))
     }
 
@@ -307,9 +304,7 @@ impl Interface for Snapshots {
         &self,
         _request: Request<api::CleanupRequest>,
     ) -> Result<Response<()>, Status> {
-        self.service
-            .answering(|service, answer| service.answer_and_delete(cleanup(service), answer))
-            .await?;
+        self.service.removing(cleanup).await?;
         Ok(Response::new(()))
     }
 }

@@ -47,15 +47,15 @@ pub(crate) fn of_store(error: &store::Error) -> Status {
 /// The status of a failed removal. containerd's collector goes on after FailedPrecondition only, so that one snapshot
 /// that cannot be removed does not keep all others; its tests look for the word "remove".
 pub(crate) fn of_removal(key: &[u8], error: &store::Error) -> Status {
-    if error.kind() == store::ErrorKind::NotFound {
-        return of_store(error);
+    use store::ErrorKind as Kind;
+    match error.kind() {
+        // A refusal of the store's says already what cannot be removed.
+        Kind::NotFound | Kind::FailedPrecondition => of_store(error),
+        _ => {
+            let (key, text) = (crate::text::key(key), line(error));
+            Status::failed_precondition(format!("cannot remove snapshot {key}: {text}"))
+        }
     }
-    let text = line(error);
-    // The store says so itself where a snapshot or an image refers to it.
-    if text.starts_with("cannot remove") {
-        return Status::failed_precondition(text);
-    }
-    Status::failed_precondition(format!("cannot remove snapshot {}: {text}", crate::text::key(key)))
 }
 
 /// The status of a failed mount or of a failure of the journal.

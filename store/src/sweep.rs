@@ -243,7 +243,7 @@ impl Drop for Grave<'_> {
 }
 
 /// Files that nothing refers to any more, under other names. The next sweep deletes them if nobody does it here.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[must_use = "the files are still there"]
 pub struct Remains<'s>(pub(crate) Vec<Grave<'s>>);
 
