@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use serde::Serialize;
-use store::{LABEL_LIMIT, Labels, Layer};
+use store::{Labels, Layer};
 
 use crate::activation::making::Making;
 use crate::activation::plan::Plan;
@@ -98,12 +98,10 @@ impl Registry {
         options: &ActivateOptions<'_>,
     ) -> Result<Activation> {
         check_name(name)?;
-        for (key, value) in &options.labels {
-            if key.len() + value.len() > LABEL_LIMIT {
-                let message = format!("a label is longer than {LABEL_LIMIT} bytes");
-                return Err(Error::new(ErrorKind::Invalid, message));
-            }
-        }
+        // They stay in the journal, which is read again at every start.
+        store::check_labels(&options.labels).map_err(|error| {
+            Error::caused(ErrorKind::Invalid, format!("cannot activate {name}"), error)
+        })?;
         let plan = Plan::new(mounts, options.temporary)?;
         let given = options.roots.iter().map(PathBuf::as_path);
         let roots = Roots::new(given.chain([self.run_dir()]));

@@ -98,7 +98,6 @@ fn activate(
     labels: store::Labels,
     temporary: bool,
 ) -> Result<Activation, Status> {
-    check_labels(&labels)?;
     let mounts: Vec<mount::Mount> = mounts.into_iter().map(given).collect();
     let store = service.store();
     let layer_of = |path: &Path| -> Option<Layer> {
@@ -114,19 +113,6 @@ fn activate(
         }
         _ => failed(&error),
     })
-}
-
-/// Labels stay in the journal of mounts, which is read again at every start.
-fn check_labels(labels: &store::Labels) -> Result<(), Status> {
-    const LIMIT: usize = 64 << 10;
-    let bytes: usize = labels.iter().map(|(key, value)| key.len() + value.len()).sum();
-    match bytes <= LIMIT {
-        true => Ok(()),
-        false => Err(Status::invalid_argument(format!(
-            "{} labels of {bytes} bytes together are over the limit of {LIMIT}",
-            labels.len()
-        ))),
-    }
 }
 
 fn given(mount: types::Mount) -> mount::Mount {

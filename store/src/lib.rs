@@ -56,6 +56,7 @@ pub use snapshot::{
     Origin, Scratch, ScratchPaths, Snapshot, Timestamp, Usage, keyed, name,
 };
 pub use snapshots::SCRATCH_MINIMUM;
+pub use snapshots::check_labels;
 pub use staging::Staging;
 pub use store::{OpenOptions, Store};
 pub use sweep::{Remains, Swept};

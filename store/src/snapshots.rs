@@ -554,8 +554,17 @@ pub(crate) fn check_key(key: &[u8]) -> Result<()> {
 /// Labels without empty ones, within the limits.
 pub(crate) fn cleaned(mut labels: Labels) -> Result<Labels> {
     labels.retain(|_, value| !value.is_empty());
+    check_labels(&labels)?;
+    Ok(labels)
+}
+
+/// Holds labels to the limits of snapshots: [`LABEL_LIMIT`], [`LABELS_LIMIT`], no empty key.
+///
+/// # Errors
+/// `Invalid`.
+pub fn check_labels(labels: &Labels) -> Result<()> {
     let mut total = 0;
-    for (key, value) in &labels {
+    for (key, value) in labels {
         let length = key.len() + value.len();
         total += length + LABEL_OVERHEAD;
         if key.is_empty() {
@@ -574,5 +583,5 @@ pub(crate) fn cleaned(mut labels: Labels) -> Result<Labels> {
             labels.len()
         )));
     }
-    Ok(labels)
+    Ok(())
 }
