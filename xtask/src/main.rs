@@ -15,8 +15,10 @@ mod namespace;
 mod oci_layout;
 mod packages;
 mod powercut;
+mod private_apt;
 mod program;
 mod stages;
+mod windows;
 mod workspace;
 
 use std::process::ExitCode;
@@ -55,6 +57,8 @@ enum Task {
     Powercut(powercut::PowercutArguments),
     /// Plywood under real containerds of three versions
     Containerd(containerd::ContainerdArguments),
+    /// A Windows-like image of three layers, into target/windows
+    WindowsImage,
     /// Shell completions and man pages, into target/docs
     Docs,
     /// The Debian package, into target/deb
@@ -75,6 +79,7 @@ fn main() -> ExitCode {
         Task::Bench(arguments) => bench::bench(&arguments),
         Task::Powercut(arguments) => powercut::powercut(&arguments),
         Task::Containerd(arguments) => containerd::containerd(&arguments),
+        Task::WindowsImage => windows::image(),
         Task::Docs => docs(),
         Task::Deb(arguments) => deb::deb(&arguments),
         Task::Fuzz { minutes } => fuzzing::fuzz(minutes * 60, Sanitizer::Address),

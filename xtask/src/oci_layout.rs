@@ -138,8 +138,31 @@ fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
     }
 }
 
-/// Writes the layout archive: `oci-layout`, `index.json` and the blobs. `config` is the image config's
-/// `config` object. Both naming annotations are set: the one of the specification and containerd's.
+/// Whom an image is for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Platform {
+    pub(crate) os: &'static str,
+    pub(crate) architecture: &'static str,
+    /// Windows only.
+    pub(crate) os_version: Option<&'static str>,
+}
+
+impl Platform {
+    fn host() -> Self {
+        Self { os: "linux", architecture: architecture(), os_version: None }
+    }
+
+    /// Sets the properties in an object of OCI's.
+    fn describe(self, object: &mut Value) {
+        object["os"] = json!(self.os);
+        object["architecture"] = json!(self.architecture);
+        if let Some(version) = self.os_version {
+            object["os.version"] = json!(version);
+        }
+    }
+}
+
+/// Writes an archive of an image for this machine.
 pub(crate) fn write_archive(
     archive: &Path,
     reference: &str,
@@ -147,16 +170,29 @@ pub(crate) fn write_archive(
     config: &Value,
     created: &str,
 ) -> Result<()> {
+    write_archive_for(archive, reference, Platform::host(), layers, config, created)
+}
+
+/// Writes the layout archive: `oci-layout`, `index.json` and the blobs. `config` is the image config's
+/// `config` object. Both naming annotations are set: the one of the specification and containerd's.
+pub(crate) fn write_archive_for(
+    archive: &Path,
+    reference: &str,
+    platform: Platform,
+    layers: &[Layer],
+    config: &Value,
+    created: &str,
+) -> Result<()> {
     let diff_ids: Vec<String> =
         layers.iter().map(|layer| format!("sha256:{}", layer.diff_id)).collect();
-    let config = serde_json::to_vec(&json!({
+    let mut config = json!({
         "created": created,
-        "architecture": architecture(),
-        "os": "linux",
         "config": config,
         "rootfs": { "type": "layers", "diff_ids": diff_ids },
         "history": layers.iter().map(|_| json!({ "created": created })).collect::<Vec<_>>(),
-    }))?;
+    });
+    platform.describe(&mut config);
+    let config = serde_json::to_vec(&config)?;
     let manifest = serde_json::to_vec(&json!({
         "schemaVersion": 2,
         "mediaType": MANIFEST,
@@ -168,7 +204,8 @@ pub(crate) fn write_archive(
         })).collect::<Vec<_>>(),
     }))?;
     let mut entry = descriptor(MANIFEST, &manifest);
-    entry["platform"] = json!({ "architecture": architecture(), "os": "linux" });
+    entry["platform"] = json!({});
+    platform.describe(&mut entry["platform"]);
     entry["annotations"] = json!({
         "org.opencontainers.image.ref.name": reference,
         "io.containerd.image.name": reference,

@@ -27,6 +27,8 @@ pub(crate) enum Purpose {
     Containerd,
     /// `cargo xtask fuzz`
     Fuzz,
+    /// `cargo xtask windows-image`
+    Windows,
 }
 
 /// Something is missing that only the user can provide; the text says how. Exit code 3.
@@ -103,16 +105,20 @@ const CONTAINERD: &[&str] = &[
 
 const FUZZ: &[&str] = &["g++"];
 
+/// What the Windows-like image is made with: hives by hivex. Wine's packages are fetched, not installed.
+const WINDOWS: &[&str] = &["libhivex-bin"];
+
 impl Purpose {
     fn packages(self) -> BTreeSet<&'static str> {
         let lists: &[&[&str]] = match self {
             Self::Test => &[BUILD, RUN, TEST, CONTAINERD, FUZZ],
-            Self::Demo => &[BUILD, RUN, DEMO, &["attr"]],
-            Self::Bench => &[BUILD, RUN, DEMO, TEST, BENCH],
+            Self::Demo => &[BUILD, RUN, DEMO, WINDOWS, &["attr"]],
+            Self::Bench => &[BUILD, RUN, DEMO, TEST, BENCH, WINDOWS],
             Self::PowerCut => &[BUILD, POWER_CUT],
             Self::Deb => &[BUILD, DEB],
             Self::Containerd => &[BUILD, RUN, CONTAINERD],
             Self::Fuzz => &[BUILD, FUZZ],
+            Self::Windows => &[BUILD, WINDOWS],
         };
         lists.iter().flat_map(|list| list.iter().copied()).collect()
     }

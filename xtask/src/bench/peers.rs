@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::private_apt::PrivateApt;
 use crate::{apt_sources, program};
 
 /// The suite whose erofs-utils source package is built; Debian 12's own is too old to read a tar.
@@ -18,40 +19,10 @@ pub(crate) fn mkfs_erofs(directory: &Path) -> Result<PathBuf> {
         return Ok(built);
     }
     println!("building erofs-utils of {EROFS_SUITE}");
-    let apt = directory.join("apt");
-    for part in ["lists/partial", "archives/partial", "source"] {
-        std::fs::create_dir_all(apt.join(part))
-            .with_context(|| format!("cannot create {}", apt.join(part).display()))?;
-    }
-    let sources = apt_sources::of_host()?;
-    let mirror = sources
-        .iter()
-        .find(|source| source.suite == "bookworm")
-        .context("the apt sources of this host have no `bookworm`")?;
-    let list = apt.join("sources.list");
-    std::fs::write(&list, format!("{}\n", mirror.line("deb-src", EROFS_SUITE)))
-        .with_context(|| format!("cannot write {}", list.display()))?;
     // An apt of its own: the host's sources and lists stay as they are.
-    let apt_get = |arguments: &[&str]| {
-        let mut command = Command::new("apt-get");
-        command
-            .arg("-q")
-            .arg("-o")
-            .arg(format!("Dir::Etc::SourceList={}", list.display()))
-            .args(["-o", "Dir::Etc::SourceParts=/dev/null"])
-            .arg("-o")
-            .arg(format!("Dir::State::Lists={}", apt.join("lists").display()))
-            .arg("-o")
-            .arg(format!("Dir::Cache={}", apt.display()))
-            // The sandbox user cannot write below a home directory that is closed to others.
-            .args(["-o", "APT::Sandbox::User=root"])
-            .args(arguments)
-            .current_dir(apt.join("source"));
-        command
-    };
-    program::run(&mut apt_get(&["update"]))?;
-    program::run(&mut apt_get(&["source", "erofs-utils"]))?;
-    let source = std::fs::read_dir(apt.join("source"))?
+    let apt = PrivateApt::new(&directory.join("apt"), "deb-src", EROFS_SUITE, &[])?;
+    program::run(&mut apt.command(&["source", "erofs-utils"]))?;
+    let source = std::fs::read_dir(apt.files())?
         .filter_map(Result::ok)
         .map(|entry| entry.path())
         .find(|path| path.join("configure.ac").is_file())
