@@ -77,7 +77,7 @@ pub use lifecycle::{Usage, destroy, forks, orphans, usage};
 pub use name::{ImagePath, Name};
 pub use read_at::ReadAt;
 pub use reader::{
-    AlternateStream, Case, DirEntry, Ea, Eas, Entries, FileTime, FileView, Image, Segment,
+    AlternateStream, Case, DirEntry, Ea, Eas, Entries, FileTime, FileView, Image, Listing, Segment,
     Segments, Stream, StreamReader, Walk, WalkEntry,
 };
 pub use upcase::Upcase;

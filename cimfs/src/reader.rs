@@ -4,6 +4,7 @@ mod blob;
 mod directory;
 mod file;
 mod link_table;
+mod listing;
 mod regions;
 mod stream;
 mod walk;
@@ -23,6 +24,7 @@ pub use blob::{Ea, Eas};
 pub use directory::{Case, DirEntry, Entries};
 pub use file::{FileTime, FileView};
 pub(crate) use link_table::LinkTable;
+pub use listing::Listing;
 pub(crate) use regions::{Region, Regions, object_id_name, region_name};
 pub use stream::{AlternateStream, Segment, Segments, Stream, StreamReader};
 pub use walk::{Walk, WalkEntry};
@@ -149,6 +151,16 @@ impl<R> Image<R> {
     /// The file behind a region, its parents' regions first. `None` if there are fewer.
     pub fn region(&self, index: u16) -> Option<&R> {
         self.regions.get(index).map(Region::file)
+    }
+
+    /// Name of a region's file. `None` if there are fewer.
+    pub fn region_name(&self, index: u16) -> Option<&str> {
+        self.regions.get(index).map(Region::name)
+    }
+
+    /// Length of a region's file in bytes when the image was opened. `None` if there are fewer.
+    pub fn region_length(&self, index: u16) -> Option<u64> {
+        self.regions.get(index).map(Region::length)
     }
 
     /// Number of regions, those of the parents included.

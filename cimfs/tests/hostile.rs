@@ -52,6 +52,15 @@ fn read_everything<R: ReadAt>(image: &Image<R>) -> (usize, usize) {
         }
         if !file.is_dir() {
             count(drain(file.data()));
+        } else if let (Ok(entries), Ok(listing)) = (image.entries(&file), image.listing(&file)) {
+            // Both ways of reading a directory say the same, of damage too.
+            for (one, other) in entries.zip(listing.iter()) {
+                let other = other.map(|(name, id)| {
+                    let units: Vec<u16> = name.iter().map(|unit| unit.get()).collect();
+                    (Name::from_units(units), id)
+                });
+                assert_eq!(one.ok().map(|entry| (entry.name, entry.id)), other.ok());
+            }
         }
         count(image.resolve(&entry.path(), Case::Ignored).is_ok());
     }
