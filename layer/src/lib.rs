@@ -38,6 +38,7 @@ mod digest;
 mod directory;
 mod error;
 mod export;
+pub mod hive;
 mod image_file;
 mod intake;
 mod layer_image;
