@@ -73,6 +73,39 @@ impl Data {
     }
 }
 
+/// An image of very many small files, in a directory of its own.
+pub(crate) struct Many {
+    /// Where it and its regions are.
+    pub(crate) directory: PathBuf,
+    /// Its file.
+    pub(crate) name: &'static str,
+    /// Its files.
+    pub(crate) count: usize,
+    /// One of them, in another case than it has.
+    pub(crate) path: String,
+}
+
+impl Many {
+    /// Builds it with the probe unless it is there.
+    pub(crate) fn build(directory: &Path, probe: &Path) -> Result<Self> {
+        let many = Self {
+            directory: directory.join("many"),
+            name: "many.cim",
+            count: 500_000,
+            path: r"FILES\Windows\WinSxS\amd64_component-04242_31bf3856ad364e35_10.0.20348.1_none\Part-424242.manifest"
+                .to_owned(),
+        };
+        if !many.directory.join(many.name).is_file() {
+            println!("building {}", many.directory.display());
+            super::measure::empty(&many.directory)?;
+            let mut make = Command::new(probe);
+            make.arg("many-cim").arg(&many.directory).args([many.name, &many.count.to_string()]);
+            program::quietly(&mut make)?;
+        }
+        Ok(many)
+    }
+}
+
 /// Makes a file under a temporary name, unless it is already there.
 fn make(path: &Path, build: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     if path.is_file() {

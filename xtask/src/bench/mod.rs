@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: Plywood against its peers, in the same run, on the same data.
 
 mod calls;
+mod cim;
 mod containers;
 mod data;
 mod imports;
@@ -18,7 +19,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use self::data::Data;
+use self::data::{Data, Many};
 use self::private::Inside;
 use self::report::{Circumstances, Row};
 use crate::packages::{self, Purpose};
@@ -51,6 +52,7 @@ pub(crate) struct BenchArguments {
 struct Bench {
     runs: usize,
     data: Data,
+    many: Many,
     /// The release build.
     plywood: PathBuf,
     /// Helper built in release: what must be measured inside one process.
@@ -82,6 +84,8 @@ const ROWS: &[(&str, Measurement)] = &[
     ("snapshots", One(serving::snapshots)),
     ("read-tree", One(reading::tree)),
     ("list-tree", One(reading::list)),
+    ("cim-open", One(cim::open)),
+    ("cim-fork", One(cim::fork)),
     ("calls", Several(calls::call_rows)),
     ("daemon-memory", Several(calls::memory_row)),
     ("containerd-1.7", Several(containers::rows_1_7)),
@@ -110,14 +114,16 @@ pub(crate) fn bench(arguments: &BenchArguments) -> Result<()> {
         let probe = ["build", "--release", "--package", "xtask", "--features", "probe"];
         program::run(program::cargo(probe).args(["--bin", "plywood-probe"]))?;
     }
+    let built = |name: &str| workspace::target().join("release").join(name);
+    let many = Many::build(&data.directory, &built("plywood-probe"))?;
     if arguments.prepare {
         return Ok(());
     }
 
-    let built = |name: &str| workspace::target().join("release").join(name);
     let bench = Bench {
         runs: arguments.runs,
         data,
+        many,
         plywood: built("plywood"),
         probe: built("plywood-probe"),
         mkfs_erofs,

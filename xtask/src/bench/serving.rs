@@ -171,7 +171,11 @@ pub(super) fn snapshots(bench: &Bench) -> Result<Row> {
 }
 
 /// Runs a probe that answers with an object of numbers, each time without anything cached.
-fn answers(bench: &Bench, probe: &mut Command, names: &[(&str, &str)]) -> Result<Vec<Series>> {
+pub(super) fn answers(
+    bench: &Bench,
+    probe: &mut Command,
+    names: &[(&str, &str)],
+) -> Result<Vec<Series>> {
     let mut series: Vec<Series> = names
         .iter()
         .map(|(name, _)| Series { name: (*name).to_owned(), values: Vec::new() })

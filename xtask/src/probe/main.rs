@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod calls;
+mod cim;
 mod inflate;
 mod mounting;
 mod reading;
@@ -35,6 +36,12 @@ enum Probe {
     },
     /// Make snapshots over gRPC and leave them there
     Populate { socket: PathBuf, snapshotter: String, count: usize },
+    /// Make a CIM of many small files
+    ManyCim { directory: PathBuf, name: String, count: usize },
+    /// Microseconds of opening a CIM and looking at one path, and by how many KiB the process grew
+    OpenCim { directory: PathBuf, name: String, path: String },
+    /// Milliseconds of a durable fork that changes ten files, and the bytes written beyond their data
+    ForkCim { directory: PathBuf, name: String },
     /// Microseconds of mounting, looking at and unmounting an image
     Mount { image: PathBuf, target: PathBuf, count: usize },
     /// Milliseconds until an image's root filesystem is there
@@ -68,6 +75,9 @@ fn measure(probe: Probe) -> anyhow::Result<()> {
         Probe::Populate { socket, snapshotter, count } => {
             calls::populate(&calls::Service { socket, snapshotter }, count)
         }
+        Probe::ManyCim { directory, name, count } => cim::many(&directory, &name, count),
+        Probe::OpenCim { directory, name, path } => cim::open(&directory, &name, &path),
+        Probe::ForkCim { directory, name } => cim::fork(&directory, &name),
         Probe::Mount { image, target, count } => mounting::repeat(&image, &target, count),
         Probe::Rootfs { root, run, reference, target } => {
             mounting::rootfs(&root, &run, &reference, &target)
