@@ -9,6 +9,7 @@ use std::fmt;
 
 use crate::{Error, ErrorKind, FileId, FileSet, Image, ImagePath, RegionOffset, Result};
 use extents::Extents;
+pub(crate) use headers::object_id_file;
 
 /// Findings beyond this many are only counted.
 const MAX_FINDINGS: usize = 10_000;

@@ -10,6 +10,7 @@
 //!                  commit                 objectid_…     open_stream
 //!                                            │
 //!                                            └──▶ check: findings   usage, forks, destroy, orphans
+//!                                                 compare, dump, repair
 //! ```
 //!
 //! Microsoft has not published the format. [`format`](mod@format) is its specification as far as it is known, and
@@ -56,6 +57,8 @@
 #![deny(clippy::cast_possible_truncation, clippy::host_endian_bytes, clippy::big_endian_bytes)]
 
 mod check;
+mod compare;
+mod dump;
 mod error;
 mod files;
 pub mod format;
@@ -69,6 +72,8 @@ mod upcase;
 mod writer;
 
 pub use check::{Code, Counts, Finding, Report, Severity, check};
+pub use compare::{Change, ChangeKind, Difference, Pair, compare};
+pub use dump::dump;
 pub use error::{Error, ErrorKind, Result};
 pub use files::{DirectorySet, FileSet, MemoryFile, MemorySet, WritableFile, WritableSet};
 pub use format::{FileFlags, FileId, RegionOffset, StreamFraming};
@@ -81,4 +86,4 @@ pub use reader::{
     Segments, Stream, StreamReader, Walk, WalkEntry,
 };
 pub use upcase::Upcase;
-pub use writer::{ImageWriter, Metadata, Summary, WriterOptions};
+pub use writer::{ImageWriter, Metadata, Rebuilt, Summary, WriterOptions, repair};

@@ -20,6 +20,12 @@ pub trait ReadAt {
 
     /// Length in bytes.
     fn size(&self) -> io::Result<u64>;
+
+    /// What tells it from everything else that is open now, if there is such: two values with the same identity are
+    /// the same bytes. [`compare`](crate::compare) skips what two images share by it.
+    fn identity(&self) -> Option<[u64; 2]> {
+        None
+    }
 }
 
 impl ReadAt for File {
@@ -35,6 +41,10 @@ impl ReadAt for File {
         // A block device has length 0 in its metadata; its end is where a seek arrives.
         io::Seek::seek(&mut &*self, io::SeekFrom::End(0))
     }
+
+    fn identity(&self) -> Option<[u64; 2]> {
+        imp::identity(self)
+    }
 }
 
 impl ReadAt for [u8] {
@@ -49,6 +59,10 @@ impl ReadAt for [u8] {
     fn size(&self) -> io::Result<u64> {
         Ok(self.len() as u64)
     }
+
+    fn identity(&self) -> Option<[u64; 2]> {
+        Some([self.as_ptr().addr() as u64, self.len() as u64])
+    }
 }
 
 impl ReadAt for Vec<u8> {
@@ -58,6 +72,10 @@ impl ReadAt for Vec<u8> {
 
     fn size(&self) -> io::Result<u64> {
         Ok(self.len() as u64)
+    }
+
+    fn identity(&self) -> Option<[u64; 2]> {
+        self.as_slice().identity()
     }
 }
 
@@ -70,6 +88,10 @@ macro_rules! forward {
 
             fn size(&self) -> io::Result<u64> {
                 (**self).size()
+            }
+
+            fn identity(&self) -> Option<[u64; 2]> {
+                (**self).identity()
             }
         }
     )*};

@@ -15,6 +15,7 @@ mod objects;
 mod options;
 mod output;
 mod region;
+mod repair;
 mod tree;
 
 use std::collections::BTreeMap;
@@ -30,6 +31,7 @@ pub use options::{Metadata, WriterOptions};
 pub(crate) use output::TEMPORARY;
 use output::{Output, Place};
 use region::Class;
+pub use repair::{Rebuilt, repair};
 use tree::{Body, Child, Data, Directory, Node, NodeIndex, Spot, Streams, Target, Tree};
 
 /// What [`ImageWriter::commit`] wrote.

@@ -128,3 +128,57 @@ fn bytes_that_are_used_twice_are_found() {
     assert_eq!(codes(&set, "a.cim"), [Code::Overlap]);
     assert_eq!(set.names().unwrap().len(), 7);
 }
+
+#[test]
+fn object_id_files_are_built_again_as_the_writer_wrote_them() {
+    for stream_framing in [StreamFraming::Plain, StreamFraming::Counted] {
+        let set = sample(WriterOptions { stream_framing, ..WriterOptions::default() });
+        let mut fork = ImageWriter::fork(
+            set.clone(),
+            "a.cim",
+            "b.cim",
+            guid("b"),
+            WriterOptions { stream_framing, ..WriterOptions::default() },
+        )
+        .unwrap();
+        fork.add_file(&path("Files/small"), &metadata(1), b"other").unwrap();
+        fork.commit().unwrap();
+        assert_eq!(cimfs::repair(&set, "a.cim").unwrap(), []);
+        for image in ["a.cim", "b.cim"] {
+            let id = open(&set, image).guid();
+            let names: Vec<_> = set.names().unwrap();
+            let names: Vec<_> = names
+                .into_iter()
+                .filter(|name| name.starts_with(&format!("objectid_{id}")))
+                .collect();
+            let before: Vec<_> = names.iter().map(|name| set.bytes(name).unwrap()).collect();
+            set.remove(&names[0]).unwrap();
+            set.insert(&names[1], b"not one".to_vec());
+            // Of a repair that was cut.
+            set.insert(format!("{}.cimtmp", names[0]), b"half".to_vec());
+            let rebuilt = cimfs::repair(&set, image).unwrap();
+            assert_eq!(rebuilt.iter().map(|r| r.name.clone()).collect::<Vec<_>>(), names[..2]);
+            assert!(rebuilt[0].fault.contains("cannot be opened"), "{rebuilt:?}");
+            assert!(rebuilt[1].fault.contains("is not an object-ID file"), "{rebuilt:?}");
+            let after: Vec<_> = names.iter().map(|name| set.bytes(name).unwrap()).collect();
+            assert!(before == after, "{image}");
+            assert_eq!(check(&set, image).unwrap().findings, []);
+            assert_eq!(cimfs::orphans(&set).unwrap(), [""; 0]);
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_not_repaired() {
+    let set = sample(WriterOptions::default());
+    let image = open(&set, "a.cim");
+    let [region, ids] = ["region", "objectid"].map(|kind| format!("{kind}_{}_0", image.guid()));
+    set.remove(&ids).unwrap();
+    let small = image.resolve(&path("Files/small"), Case::Exact).unwrap();
+    let mut bytes = set.bytes(&region).unwrap();
+    let entry = usize::try_from(small.position.byte()).unwrap();
+    bytes[entry + 0x28..entry + 0x2B].fill(0xFF);
+    set.insert(&region, bytes);
+    assert_eq!(cimfs::repair(&set, "a.cim").unwrap_err().kind(), cimfs::ErrorKind::Corrupt);
+    assert!(!set.names().unwrap().iter().any(|name| name.starts_with(&ids)));
+}

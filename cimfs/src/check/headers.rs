@@ -141,7 +141,7 @@ impl<R: ReadAt> Checker<'_, R> {
 }
 
 /// What is wrong with an object-ID file, if anything.
-fn object_id_file<S: FileSet>(
+pub(crate) fn object_id_file<S: FileSet>(
     set: &S,
     name: &str,
     index: u16,

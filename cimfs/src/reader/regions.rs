@@ -14,6 +14,9 @@ use crate::{Error, ErrorKind, FileSet, Guid, ReadAt, Result};
 const WINDOW: u64 = 16 * 1024;
 /// How many pieces are kept (1 MiB in all, for all regions).
 const WINDOWS: usize = 64;
+/// Places that a piece can be kept at, the last used first: reading a directory goes to and fro between its table and
+/// the files'.
+const WAYS: usize = 4;
 /// Where objects can begin: behind the region's header.
 const FIRST_BYTE: u64 = size_of::<RegionHeader>() as u64;
 
@@ -173,13 +176,19 @@ impl<R: ReadAt> Regions<R> {
         while !buf.is_empty() {
             let number = byte / WINDOW;
             // Regions begin at different places, so that parents' metadata does not push each other out.
-            let place = number.wrapping_add(u64::from(offset.region()) * 23) % WINDOWS as u64;
-            let place = &mut windows[usize::try_from(place).unwrap_or(0)];
-            let window = match place {
-                Some(window) if window.number == number && window.region == offset.region() => {
-                    window
-                }
-                _ => {
+            let set = number.wrapping_add(u64::from(offset.region()) * 5) % (WINDOWS / WAYS) as u64;
+            let set = usize::try_from(set).unwrap_or(0) * WAYS;
+            let ways = &mut windows[set..set + WAYS];
+            let is_it = |window: &Option<Window>| {
+                window.as_ref().is_some_and(|window| {
+                    window.number == number && window.region == offset.region()
+                })
+            };
+            let known = ways.iter().position(is_it);
+            ways[..=known.unwrap_or(WAYS - 1)].rotate_right(1);
+            let window = match (known, &mut ways[0]) {
+                (Some(_), Some(window)) => window,
+                (_, place) => {
                     let start = number * WINDOW;
                     let length = (region.length - start).min(WINDOW);
                     let mut bytes = place.take().map(|window| window.bytes).unwrap_or_default();

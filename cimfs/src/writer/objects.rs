@@ -49,6 +49,10 @@ impl Objects {
         self.0.is_empty()
     }
 
+    pub(super) fn count(&self) -> u64 {
+        self.0.len() as u64
+    }
+
     pub(super) fn insert(&mut self, id: ObjectId, byte: u64) {
         self.0.insert(id, byte);
     }
