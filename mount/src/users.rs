@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
-use store::{Chain, ScratchPaths};
+use store::ScratchPaths;
 
 use crate::state::State;
 use crate::volume::Place;
@@ -11,17 +11,16 @@ use crate::volumes::{Wanted, identity_at};
 use crate::{Error, Registry, Result, Volume, VolumeId};
 
 impl Registry {
-    /// Live mounts that use the scratch of `chain`, each with its place, for messages; none for a view. They are
-    /// looked for in the mount namespace of this process: overlays that write to the scratch and bind mounts of
-    /// it, whoever made them. Cheap enough to be asked before every removal.
+    /// Live mounts that use `scratch`, each with its place, for messages. They are looked for in the mount namespace
+    /// of this process: overlays that write to it and bind mounts of it, whoever made them. Cheap enough to be
+    /// asked before every removal.
     ///
     /// # Errors
     /// Those of reading the mount table and of the journal.
-    pub fn users_of(&self, chain: &Chain) -> Result<Vec<String>> {
-        let upper = match &chain.scratch {
-            None => return Ok(Vec::new()),
-            Some(ScratchPaths::Directory { upper, .. }) => upper.clone(),
-            Some(ScratchPaths::Image { path, size }) => {
+    pub fn users_of(&self, scratch: &ScratchPaths) -> Result<Vec<String>> {
+        let upper = match scratch {
+            ScratchPaths::Directory { upper, .. } => upper.clone(),
+            ScratchPaths::Image { path, size } => {
                 self.scratch_dirs(&Wanted::scratch(path, *size)?.id).upper
             }
         };

@@ -101,7 +101,7 @@ fn speed() {
                 registry.hold(&ten, &snapshot("default/0/held")).unwrap();
             }),
             ("users_of", &mut || {
-                assert!(registry.users_of(&active).unwrap().is_empty());
+                assert!(registry.users_of(active.scratch.as_ref().unwrap()).unwrap().is_empty());
             }),
         ]);
     }

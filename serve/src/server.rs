@@ -32,6 +32,9 @@ const IDLE: Duration = Duration::from_secs(30);
 /// Calls that block at a time; more wait. Differs wait for each other elsewhere and do not take all of these.
 const BLOCKING_THREADS: usize = 128;
 
+/// Empty scratches of removed snapshots that are kept for new ones.
+const SPARES: usize = 64;
+
 /// Runs the daemon until it is told to stop, by SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -140,7 +143,8 @@ fn open(config: Config) -> Result<Service> {
     let mounts = |doing: &str, error: mount::Error| Error::caused(ErrorKind::Mounts, doing, error);
     let options = OpenOptions { wait: WAIT, create: true, read_only: false };
     let store = Store::open(&config.root, options)
-        .map_err(|error| Error::caused(ErrorKind::Store, "cannot open the store", error))?;
+        .map_err(|error| Error::caused(ErrorKind::Store, "cannot open the store", error))?
+        .with_spares(SPARES);
     let registry = Registry::open(&config.run, WAIT)
         .map_err(|error| mounts("cannot open the journal of mounts", error))?;
     let report = registry

@@ -104,9 +104,8 @@ fn undo(service: &Service, made: &Snapshot) {
 fn unlink<'s>(service: &'s Service, key: &[u8]) -> Result<Remains<'s>, Status> {
     let scope = scope(service);
     let snapshot = scope.stat(key).map_err(|error| status::of_store(&error))?;
-    if snapshot.kind == Kind::Active {
-        let chain = scope.chain(key).map_err(|error| status::of_removal(key, &error))?;
-        let users = service.registry().users_of(&chain).unwrap_or_else(|error| {
+    if let Some(scratch) = service.store().scratch_of(&snapshot) {
+        let users = service.registry().users_of(&scratch).unwrap_or_else(|error| {
             // Of no use for the answer: what is in use then stays, and the next sweep takes it.
             tracing::warn!("cannot find out who uses {}: {}", text::key(key), status::line(&error));
             Vec::new()

@@ -121,7 +121,7 @@ impl Scope<'_> {
         write.put_snapshot(&committed, parent_number)?;
         write.commit()?;
         sys::failpoint::hit("commit-done");
-        let grave = store.bury(&store.layout().snapshot(active.id));
+        let grave = store.bury_scratch(&active);
         drop(kept);
         if let Ok(Some(grave)) = grave {
             sys::failpoint::hit("buried");

@@ -34,6 +34,7 @@ mod reference;
 mod scope;
 mod snapshot;
 mod snapshots;
+mod spares;
 mod staging;
 mod store;
 mod sweep;

@@ -12,6 +12,7 @@ use crate::snapshot::{
     Chain, KEY_LIMIT, Kind, LABEL_LIMIT, LABEL_OVERHEAD, LABELS_LIMIT, Labels, Origin, Scratch,
     ScratchPaths, Snapshot, Timestamp, Usage, shown,
 };
+use crate::spares::{SCRATCH_MODE, UPPER_MODE, WORK_MODE};
 use crate::store::Store;
 use crate::sweep::Remains;
 
@@ -81,7 +82,10 @@ impl Scope<'_> {
 
         let _kept = store.not_sweeping();
         let needs_directory = kind == Kind::Active || parent.is_none();
-        let temporary = needs_directory.then(|| store.make_unnumbered(&snapshot)).transpose()?;
+        let temporary = match needs_directory {
+            true => Some(store.scratch_for(&snapshot)?),
+            false => None,
+        };
         let made = store.write().and_then(|mut write| {
             let parent = self.makeable(&write, key, parent)?;
             snapshot.id = store.next_number(&mut write)?;
@@ -142,6 +146,15 @@ impl Store {
         }
     }
 
+    /// A snapshot's directory under a name that no record can refer to.
+    fn scratch_for(&self, snapshot: &Snapshot) -> Result<PathBuf> {
+        let spare = match (snapshot.kind, snapshot.scratch) {
+            (Kind::Active, Some(Scratch::Directory) | None) => self.take_spare(),
+            _ => None,
+        };
+        spare.map_or_else(|| self.make_unnumbered(snapshot), Ok)
+    }
+
     /// Makes a snapshot's directory under a name that no record can refer to.
     fn make_unnumbered(&self, snapshot: &Snapshot) -> Result<PathBuf> {
         let path = loop {
@@ -171,7 +184,7 @@ impl Store {
                 other.map_err(|source| Error::sys(format!("preparing {}", snapshot.name()), source))
             }
         };
-        make(directory, 0o700)?;
+        make(directory, SCRATCH_MODE)?;
         if let (Kind::Active, Some(Scratch::Image { size })) = (snapshot.kind, snapshot.scratch) {
             let path = directory.join("scratch.img");
             if path.exists() {
@@ -186,10 +199,10 @@ impl Store {
                 )
             });
         }
-        make(&directory.join("fs"), 0o755)?;
+        make(&directory.join("fs"), UPPER_MODE)?;
         sys::failpoint::hit("prepare-half");
         if snapshot.kind == Kind::Active {
-            make(&directory.join("work"), 0o711)?;
+            make(&directory.join("work"), WORK_MODE)?;
         }
         Ok(())
     }
@@ -211,19 +224,9 @@ impl Scope<'_> {
             )));
         }
         let layers = store.layers_of(&read, &snapshot)?;
-        let directory = store.layout().snapshot(snapshot.id);
-        let scratch = match (snapshot.kind, snapshot.scratch) {
-            (Kind::Active, Some(Scratch::Image { size })) => {
-                Some(ScratchPaths::Image { path: directory.join("scratch.img"), size })
-            }
-            (Kind::Active, _) => Some(ScratchPaths::Directory {
-                upper: directory.join("fs"),
-                work: directory.join("work"),
-            }),
-            _ => None,
-        };
+        let scratch = store.scratch_of(&snapshot);
         let empty = (snapshot.kind == Kind::View && snapshot.parent.is_none())
-            .then(|| directory.join("fs"));
+            .then(|| store.layout().snapshot(snapshot.id).join("fs"));
         Ok(Chain { snapshot, scratch, empty, layers })
     }
 
@@ -246,6 +249,21 @@ impl Scope<'_> {
 }
 
 impl Store {
+    /// Where an active snapshot of this store writes to; `None` for others.
+    pub fn scratch_of(&self, snapshot: &Snapshot) -> Option<ScratchPaths> {
+        let directory = self.layout().snapshot(snapshot.id);
+        match (snapshot.kind, snapshot.scratch) {
+            (Kind::Active, Some(Scratch::Image { size })) => {
+                Some(ScratchPaths::Image { path: directory.join("scratch.img"), size })
+            }
+            (Kind::Active, _) => Some(ScratchPaths::Directory {
+                upper: directory.join("fs"),
+                work: directory.join("work"),
+            }),
+            _ => None,
+        }
+    }
+
     /// A layer that is in a chain twice (images repeat the empty one) counts once, at its topmost place: all that the
     /// lower one holds is covered by the same names of the upper one, and overlayfs refuses one directory twice.
     pub(crate) fn layers_of(&self, records: &impl Records, top: &Snapshot) -> Result<Vec<Layer>> {
@@ -431,10 +449,10 @@ impl<'s> Scope<'s> {
         write.delete_snapshot(&snapshot, parent)?;
         write.commit()?;
         sys::failpoint::hit("remove-committed");
-        let grave = self.store.bury(&self.store.layout().snapshot(snapshot.id));
-        drop(kept);
         // What cannot be renamed is the next sweep's: the removal has happened.
-        Ok(Remains(grave.unwrap_or_default().into_iter().collect()))
+        let grave = self.store.bury_scratch(&snapshot).unwrap_or_default();
+        drop(kept);
+        Ok(Remains(grave.into_iter().collect()))
     }
 
     /// A snapshot's record.

@@ -13,7 +13,8 @@ use sys::file::{Acquired, Lock};
 use crate::db::{Database, Read, Records as _, Write};
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::Layout;
-use crate::sweep::{Depth, Swept};
+use crate::spares::Spares;
+use crate::sweep::{Depth, Remains, Swept};
 
 /// How to open a store.
 #[derive(Debug, Clone)]
@@ -47,6 +48,7 @@ pub struct Store {
     sweeping: RwLock<()>,
     /// What threads of this process are deleting, under its new name: not a sweep's business.
     graves: Mutex<BTreeSet<PathBuf>>,
+    pub(crate) spares: Mutex<Spares>,
     swept: Swept,
     // Last, so that it is released only after the database is closed.
     _lock: Lock,
@@ -120,6 +122,7 @@ impl Store {
             unnumbered: AtomicU64::new(0),
             sweeping: RwLock::new(()),
             graves: Mutex::default(),
+            spares: Mutex::default(),
             swept: Swept::default(),
             _lock: lock,
         };
@@ -199,6 +202,12 @@ impl Store {
 
     pub(crate) fn next_unnumbered(&self) -> u64 {
         self.unnumbered.fetch_add(1, Ordering::SeqCst)
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        Remains(self.take_spares()).delete();
     }
 }
 

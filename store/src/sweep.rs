@@ -142,9 +142,11 @@ impl Store {
     pub(crate) fn sweep(&self, depth: Depth) -> Result<Swept> {
         let mut swept = Swept::default();
         let mut graves = Vec::new();
+        let spares;
         {
             // Every maker of files holds this lock for reading from its first file to its record.
             let _alone = self.exclusively();
+            spares = self.take_spares();
             let read = self.read()?;
             let found = match self.leftovers(&read, false, depth) {
                 // What an unreadable record refers to would look like a leftover. The store opens, so that fsck and
@@ -175,6 +177,7 @@ impl Store {
                 swept.restored.push(self.layout().snapshot(snapshot.id));
             }
         }
+        Remains(spares).delete();
         // With their new names they are nobody's: others need not wait for their end.
         for (shown, grave) in graves {
             match grave.delete() {
@@ -201,16 +204,16 @@ impl Store {
         match sys::file::rename(path, &grave) {
             Ok(()) => {
                 graves.insert(grave.clone());
-                Ok(Some(Grave { store: self, path: grave }))
+                Ok(Some(Grave { store: self, path: grave, kind: Remnant::Any }))
             }
             Err(error) if error.io_kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Error::sys(format!("removing {}", path.display()), error)),
         }
     }
 
-    fn grave(&self, path: PathBuf) -> Grave<'_> {
+    pub(crate) fn grave(&self, path: PathBuf) -> Grave<'_> {
         self.graves().insert(path.clone());
-        Grave { store: self, path }
+        Grave { store: self, path, kind: Remnant::Any }
     }
 
     /// Deletes what [`bury`](Self::bury) renamed. What cannot be deleted now is left to the next sweep: the metadata
@@ -228,17 +231,48 @@ impl Store {
 pub(crate) struct Grave<'s> {
     store: &'s Store,
     path: PathBuf,
+    kind: Remnant,
+}
+
+/// What a grave holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Remnant {
+    Any,
+    /// Directories that an overlay wrote to, if anybody did.
+    Scratch,
+    /// The same, kept for the next snapshot.
+    Spare,
 }
 
 impl Grave<'_> {
-    pub(crate) fn delete(self) -> sys::Result<()> {
+    /// What is buried are the directories of a snapshot whose mounts were overlays, if there were any.
+    pub(crate) fn of_overlay(mut self) -> Self {
+        self.kind = Remnant::Scratch;
+        self
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Stays what sweeps leave alone.
+    pub(crate) fn stay(&mut self) {
+        self.kind = Remnant::Spare;
+    }
+
+    pub(crate) fn delete(mut self) -> sys::Result<()> {
+        if self.kind == Remnant::Scratch && self.store.spare(&mut self) {
+            return Ok(());
+        }
         sys::file::remove_tree(&self.path)
     }
 }
 
 impl Drop for Grave<'_> {
     fn drop(&mut self) {
-        self.store.graves().remove(&self.path);
+        if self.kind != Remnant::Spare {
+            self.store.graves().remove(&self.path);
+        }
     }
 }
 

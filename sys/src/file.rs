@@ -38,6 +38,46 @@ pub fn create_directory(path: &Path, mode: u32) -> Result<()> {
         .map_err(|errno| failed("chmod", path)(errno.into()))
 }
 
+/// Whether a directory is as [`create_directory`] with this mode leaves one: empty, ours, without xattrs. Its times may
+/// differ.
+pub fn is_like_new(path: &Path, mode: u32) -> Result<bool> {
+    use rustix::fs::OFlags;
+    let fail =
+        |call: &'static str| move |errno: rustix::io::Errno| failed(call, path)(errno.into());
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory =
+        rustix::fs::open(path, flags, rustix::fs::Mode::empty()).map_err(fail("open"))?;
+    let stat = rustix::fs::fstat(&directory).map_err(fail("stat"))?;
+    let ours = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    if stat.st_mode & 0o7777 != mode || (stat.st_uid, stat.st_gid) != ours {
+        return Ok(false);
+    }
+    let mut names = [0; 1];
+    match rustix::fs::flistxattr(&directory, &mut names) {
+        Ok(0) | Err(rustix::io::Errno::NOTSUP) => {}
+        Ok(_) | Err(rustix::io::Errno::RANGE) => return Ok(false),
+        Err(errno) => return Err(fail("listxattr")(errno)),
+    }
+    let mut buffer = Vec::with_capacity(512);
+    let mut entries = rustix::fs::RawDir::new(&directory, buffer.spare_capacity_mut());
+    while let Some(entry) = entries.next() {
+        let entry = entry.map_err(fail("readdir"))?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Sets the times of a file's last change and access to now.
+pub fn set_times_to_now(path: &Path) -> Result<()> {
+    let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
+    let times = rustix::fs::Timestamps { last_access: now, last_modification: now };
+    let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+    rustix::fs::utimensat(rustix::fs::CWD, path, &times, flags)
+        .map_err(|errno| failed("utimensat", path)(errno.into()))
+}
+
 /// Makes a file's data and length durable.
 pub fn sync_file(file: &File, path: &Path) -> Result<()> {
     file.sync_all().map_err(failed("fsync", path))
