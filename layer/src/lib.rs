@@ -53,6 +53,7 @@ mod progress;
 #[cfg(target_os = "linux")]
 mod side;
 mod tar;
+pub mod windows;
 
 pub use compression::{Compression, Compressor, LayerFormat};
 #[cfg(target_os = "linux")]
