@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::cim::{check_fit, top_of};
 use crate::db::{Records, Write};
 use crate::error::{Error, ErrorKind, Result};
 use crate::layers::{LayerId, LayerRecord};
@@ -32,6 +33,7 @@ impl Scope<'_> {
         let _kept = store.not_sweeping();
         let mut write = store.write()?;
         let snapshot = self.appliable(&write, key)?;
+        check_applicable(&write, &snapshot, id, record)?;
         store.place_layer(&mut write, &staged, id, record)?;
         self.push_layer(write, snapshot, id)
     }
@@ -47,6 +49,9 @@ impl Scope<'_> {
         let snapshot = self.appliable(&write, key)?;
         if !store.holds_layer(&write, id)? {
             return Err(Error::not_found(format!("layer {id} is not in the store")));
+        }
+        if let Some(record) = write.layer(id)? {
+            check_applicable(&write, &snapshot, id, &record)?;
         }
         self.push_layer(write, snapshot, id)
     }
@@ -142,6 +147,25 @@ impl Scope<'_> {
             )));
         }
         Ok(snapshot)
+    }
+}
+
+/// Refuses a layer that does not fit on what the snapshot shows.
+fn check_applicable(
+    records: &impl Records,
+    snapshot: &Snapshot,
+    id: &LayerId,
+    record: &LayerRecord,
+) -> Result<()> {
+    let below = match snapshot.layers.first() {
+        Some(top) if top == id => return Ok(()),
+        Some(top) => Some(top.clone()),
+        None => top_of(records, snapshot.parent.as_deref())?,
+    };
+    match below {
+        Some(below) => check_fit(id, record, Some(&below)),
+        // The commit may bring a parent.
+        None => Ok(()),
     }
 }
 

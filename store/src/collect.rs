@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::cim::with_those_below;
 use crate::db::Records;
 use crate::error::Result;
 use crate::layers::LayerId;
@@ -62,13 +63,20 @@ impl Store {
         if candidates.iter().any(|candidate| candidate.kept.is_none()) {
             let _alone = self.exclusively();
             let mut write = self.write()?;
-            let referred = referred(&write)?;
+            let mut files = Vec::new();
+            let mut wanted = referred(&write)?;
             let pinned = pinned(self.layout())?;
+            let pinned = candidates.iter().filter(|one| pinned.contains(&one.id.file_name()));
+            wanted.extend(pinned.map(|candidate| candidate.id.clone()));
+            let wanted = with_those_below(&write, wanted)?;
             for candidate in &candidates {
                 let id = &candidate.id;
-                let wanted = referred.contains(id) || pinned.contains(&id.file_name());
-                if candidate.kept.is_none() && !wanted && write.layer(id)?.is_some() {
+                if candidate.kept.is_some() || wanted.contains(id) {
+                    continue;
+                }
+                if let Some(record) = write.layer(id)? {
                     write.delete_layer(id)?;
+                    files.extend(self.layout().layer_files(id, &record).into_iter().rev());
                     collected.layers.push(id.clone());
                     collected.bytes += candidate.bytes;
                 }
@@ -78,8 +86,8 @@ impl Store {
                 sys::failpoint::hit("collect-committed");
             }
             // Still alone: nobody can put the same layer back between the record's end and the file's.
-            for id in &collected.layers {
-                graves.extend(self.bury(&self.layout().layer(id))?);
+            for path in &files {
+                graves.extend(self.bury(path)?);
             }
         }
         let kept = candidates.into_iter().filter(|candidate| candidate.kept.is_some());
@@ -96,8 +104,14 @@ impl Store {
         in_use: &dyn Fn(&LayerId) -> bool,
     ) -> Result<Vec<Unneeded>> {
         let pinned = pinned(self.layout())?;
-        let unneeded = records.layers()?.into_iter().filter(|(id, _)| !needed.contains(id));
+        let needed = with_those_below(records, needed.clone())?;
+        let mut unneeded = records.layers()?;
+        unneeded.retain(|(id, _)| !needed.contains(id));
+        let holds = |id: &LayerId| in_use(id) || pinned.contains(&id.file_name());
+        let held = unneeded.iter().map(|(id, _)| id).filter(|id| holds(id));
+        let held = with_those_below(records, held.cloned().collect())?;
         Ok(unneeded
+            .into_iter()
             .map(|(id, record)| {
                 let kept = if in_use(&id) {
                     Some("no snapshot or image refers to it, but it is mounted")
@@ -105,10 +119,14 @@ impl Store {
                     Some(
                         "no snapshot or image refers to it yet, but a running import has pinned it",
                     )
+                } else if held.contains(&id) {
+                    Some(
+                        "no snapshot or image refers to it, but a CIM that is kept is a fork of it",
+                    )
                 } else {
                     None
                 };
-                let bytes = self.layer_usage(&id, record.image_size).size;
+                let bytes = self.layer_usage(&id, &record).size;
                 Unneeded { id, bytes, kept }
             })
             .collect())

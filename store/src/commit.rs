@@ -8,6 +8,7 @@ use layer::{Cancel, LayerOptions};
 
 use crate::apply::is_empty;
 use crate::below::Below;
+use crate::cim::{check_fit, top_of};
 use crate::db::Records;
 use crate::error::{Error, Result};
 use crate::layers::{LayerId, LayerRecord};
@@ -58,6 +59,7 @@ impl Scope<'_> {
             }
             None => None,
         };
+        self.refuse_scratch_on_cim(&read, &active, options)?;
         drop(read);
         let staging = Staging::new(store.root())?;
         let made = match self.make_layers(&active, below.as_ref(), &staging, options) {
@@ -83,6 +85,19 @@ impl Scope<'_> {
             )));
         }
         let Committable { active, parent, parent_number, old_parent_number } = again;
+        let mut below = top_of(&write, parent.as_deref())?;
+        for id in active.layers.iter().rev() {
+            if let Some(record) = write.layer(id)? {
+                check_fit(id, &record, below.as_ref())?;
+            }
+            below = Some(id.clone());
+        }
+        for layer in made.iter().rev() {
+            if let Some((_, record)) = &layer.staged {
+                check_fit(&layer.id, record, below.as_ref())?;
+            }
+            below = Some(layer.id.clone());
+        }
         let mut layers = Vec::new();
         for layer in made {
             match layer.staged {
@@ -128,6 +143,31 @@ impl Scope<'_> {
             drop(grave.delete());
         }
         Ok(committed)
+    }
+
+    /// Nothing makes a CIM of a scratch directory: on a Windows image only applied layers can be committed.
+    fn refuse_scratch_on_cim(
+        &self,
+        records: &impl Records,
+        active: &Snapshot,
+        options: &CommitOptions,
+    ) -> Result<()> {
+        let parent = options.parent.as_deref().or(active.parent.as_deref());
+        let below = match active.layers.first() {
+            Some(layer) => Some(layer.clone()),
+            None => top_of(records, parent.filter(|parent| !parent.is_empty()))?,
+        };
+        let directory = self.store.layout().snapshot(active.id);
+        if below.is_some_and(|below| below.is_cim())
+            && upper_to_convert(active, &directory, options.upper.as_deref())?.is_some()
+        {
+            return Err(Error::precondition(format!(
+                "snapshot {} is based on a Windows image: only layers that were applied to it can be committed, not what \
+                 was written",
+                active.name()
+            )));
+        }
+        Ok(())
     }
 
     /// The layers that a commit adds to those applied, top first: what was written, then what was deferred.
@@ -297,6 +337,7 @@ fn convert(upper: &Path, staging: &Staging, cancel: &Cancel) -> Result<(LayerId,
         entries: image.entries,
         hides_lower: false,
         blobs: Vec::new(),
+        cim: None,
         created: Timestamp::now(),
     };
     Ok((id, record))

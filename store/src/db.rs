@@ -23,7 +23,8 @@ use self::turns::{Failure, Turn, Turns};
 /// is, and marked with this one when it is opened for writing: its records stay.
 ///
 /// 2: snapshots have a list `layers` (1: one `layer`, which is still read), an origin, and deferred layers.
-pub const SCHEMA: u64 = 2;
+/// 3: layers that are CIMs.
+pub const SCHEMA: u64 = 3;
 
 type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
 

@@ -8,6 +8,7 @@ use std::path::Path;
 use layer::Digest;
 use serde::{Deserialize, Serialize};
 
+use crate::cim::{CimFile, CimParts, fault_inside};
 use crate::db::{Read, Records as _, source};
 use crate::error::{Error, ErrorKind, Result};
 use crate::images::ImageRecord;
@@ -381,10 +382,17 @@ impl Store {
             let path = self.layout().layer(id);
             if options.repair && code != "layer-unreadable" && path.exists() {
                 // Out of the way of a new import, but not gone: it may be all that is left of the content.
-                let aside = self.layout().root().join(format!("corrupt-{}", id.file_name()));
-                sys::file::rename(&path, &aside)
-                    .map_err(|source| Error::sys(format!("setting layer {id} aside"), source))?;
-                advice = format!("set aside as {}; {advice}", aside.display());
+                for path in self.layout().layer_files(id, record) {
+                    let name = path.file_name().unwrap_or_default().to_string_lossy();
+                    let aside = self.layout().root().join(format!("corrupt-{name}"));
+                    match sys::file::rename(&path, &aside) {
+                        Err(error) if error.io_kind() == std::io::ErrorKind::NotFound => {}
+                        Err(error) => {
+                            return Err(Error::sys(format!("setting layer {id} aside"), error));
+                        }
+                        Ok(()) => advice = format!("set aside as {}; {advice}", aside.display()),
+                    }
+                }
             }
             report.error(code, format!("layer {id}"), message).advise(advice);
         }
@@ -438,6 +446,9 @@ impl Store {
         options: FsckOptions,
         report: &mut FsckReport,
     ) -> Option<(&'static str, String)> {
+        if let Some(parts) = &record.cim {
+            return self.fault_of_cim(id, record, parts, options, report);
+        }
         let path = self.layout().layer(id);
         let unreadable = |error: &dyn std::error::Error| ("layer-unreadable", reason(error));
         let file = match std::fs::File::open(&path) {
@@ -481,6 +492,48 @@ impl Store {
             return deep(file);
         }
         None
+    }
+
+    fn fault_of_cim(
+        &self,
+        id: &LayerId,
+        record: &LayerRecord,
+        parts: &CimParts,
+        options: FsckOptions,
+        report: &mut FsckReport,
+    ) -> Option<(&'static str, String)> {
+        let directory = self.layout().cim_layers();
+        for CimFile { name, length } in &parts.files {
+            match directory.join(name).metadata() {
+                Ok(file) if file.len() == *length => {}
+                Ok(file) => {
+                    let message = format!(
+                        "its {name} is {} bytes long, {length} when it was made",
+                        file.len()
+                    );
+                    return Some(("layer-length", message));
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    return Some(("layer-missing", format!("its {name} is missing")));
+                }
+                Err(error) => return Some(("layer-unreadable", reason(&error))),
+            }
+        }
+        if options.checksums {
+            report.bytes += record.image_size;
+            match parts.checksum(&directory) {
+                Ok(checksum) if checksum == record.checksum => {}
+                Ok(checksum) => {
+                    let made = record.checksum;
+                    let message =
+                        format!("its files have the checksum {checksum}, {made} when it was made");
+                    return Some(("layer-checksum", message));
+                }
+                Err(error) => return Some(("layer-unreadable", reason(&error))),
+            }
+        }
+        let inside = if options.deep { fault_inside(&directory, id) } else { None };
+        inside.map(|message| ("layer-inside", message))
     }
 
     fn check_disk(&self, read: &Read, options: FsckOptions, report: &mut FsckReport) -> Result<()> {

@@ -7,6 +7,7 @@ use layer::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::collect::Unneeded;
+use crate::db::Records as _;
 use crate::error::Result;
 use crate::layers::LayerId;
 use crate::snapshot::{Kind, Snapshot};
@@ -74,7 +75,11 @@ impl Store {
             for (snapshot, parent) in garbage.snapshots.iter().zip(numbers) {
                 write.delete_snapshot(snapshot, parent)?;
             }
+            let mut files = Vec::new();
             for id in &garbage.layers {
+                if let Some(record) = write.layer(id)? {
+                    files.extend(self.layout().layer_files(id, &record).into_iter().rev());
+                }
                 write.delete_layer(id)?;
             }
             for digest in &garbage.blobs {
@@ -88,8 +93,8 @@ impl Store {
                 sys::failpoint::hit("gc-committed");
             }
             // Still alone: no import can put the same layer back between the record's end and the file's.
-            for id in &garbage.layers {
-                graves.extend(self.bury(&self.layout().layer(id))?);
+            for path in &files {
+                graves.extend(self.bury(path)?);
             }
             garbage.items
         };

@@ -7,10 +7,11 @@ use std::str::FromStr;
 use layer::{Checksum, Digest, LayerImage};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::cim::{CimFile, CimParts};
 use crate::db::Records as _;
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::Timestamp;
-use crate::staging::Staging;
+use crate::staging::{CIMS, Staging};
 use crate::store::Store;
 use crate::{db, layout};
 
@@ -18,9 +19,13 @@ use crate::{db, layout};
 ///
 /// * `sha256:<hex>`: the diffID, for an image that depends on nothing but the layer's tar;
 /// * `chain:sha256:<hex>`: the chainID, for one that took files from its parents (a hard link to a lower file);
-/// * `commit:<hex>`: the image's checksum, for a committed scratch.
+/// * `commit:<hex>`: the image's checksum, for a committed scratch;
+/// * `cim:sha256:<hex>`: the chainID, for a layer of a Windows image. Its image is a CIM, a fork of the one below.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LayerId(String);
+
+/// What ids of CIMs begin with.
+const CIM: &str = "cim:";
 
 impl LayerId {
     /// Of an image that depends on the layer's tar alone.
@@ -31,6 +36,11 @@ impl LayerId {
     /// Of an image that depends on the layer and on those below.
     pub fn of_chain(chain_id: &Digest) -> Self {
         Self(format!("chain:{chain_id}"))
+    }
+
+    /// Of a Windows layer, whose image is a fork of that of the layer below.
+    pub fn of_cim(chain_id: &Digest) -> Self {
+        Self(format!("{CIM}{chain_id}"))
     }
 
     /// Of a committed scratch, by content.
@@ -48,8 +58,16 @@ impl LayerId {
         self.0.starts_with("sha256:")
     }
 
-    /// Name of its file in `layers/`; different for different ids.
-    pub(crate) fn file_name(&self) -> String {
+    /// Whether the layer image is a CIM, else it is an EROFS file.
+    pub fn is_cim(&self) -> bool {
+        self.0.starts_with(CIM)
+    }
+
+    /// Name of its file in `layers/`, or of its filesystem file in `cim-layers/`; different for different ids.
+    pub fn file_name(&self) -> String {
+        if let Some(digits) = self.0.strip_prefix(CIM) {
+            return format!("{}.cim", digits.trim_start_matches("sha256:"));
+        }
         let stem = match self.0.strip_prefix("sha256:") {
             Some(digits) => digits.to_owned(),
             None => self.0.replace("sha256:", "").replace(':', "-"),
@@ -59,6 +77,9 @@ impl LayerId {
 
     /// The id whose file has this name.
     fn of_file_name(name: &str) -> Option<Self> {
+        if let Some(digits) = name.strip_suffix(".cim") {
+            return format!("{CIM}sha256:{digits}").parse().ok();
+        }
         let stem = name.strip_suffix(".erofs")?;
         let text = match stem.split_once('-') {
             None => format!("sha256:{stem}"),
@@ -81,7 +102,8 @@ impl FromStr for LayerId {
     fn from_str(text: &str) -> Result<Self> {
         let digits = text
             .strip_prefix("commit:")
-            .or_else(|| text.strip_prefix("chain:").unwrap_or(text).strip_prefix("sha256:"));
+            .or_else(|| text.strip_prefix("chain:").unwrap_or(text).strip_prefix("sha256:"))
+            .or_else(|| text.strip_prefix(CIM)?.strip_prefix("sha256:"));
         match digits {
             Some(digits)
                 if digits.len() == 64
@@ -90,7 +112,7 @@ impl FromStr for LayerId {
                 Ok(Self(text.to_owned()))
             }
             _ => Err(Error::invalid(format!(
-                "{text:?} is not a layer id (sha256:…, chain:sha256:… or commit:…, 64 hexadecimal digits)"
+                "{text:?} is not a layer id (sha256:…, chain:sha256:…, cim:sha256:… or commit:…, 64 hexadecimal digits)"
             ))),
         }
     }
@@ -117,11 +139,11 @@ pub struct LayerRecord {
     /// Digest of the layer's uncompressed tar; `None` for a committed scratch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub diff_id: Option<Digest>,
-    /// Length of the image file in bytes.
+    /// Length of the image file in bytes; of all the files of a CIM.
     pub image_size: u64,
-    /// Checksum of the image file.
+    /// Checksum of the image file; of a CIM that of all its own files in their order.
     pub checksum: Checksum,
-    /// UUID in the image's superblock.
+    /// UUID in the image's superblock, GUID of a CIM.
     #[serde(with = "uuid_text")]
     pub uuid: [u8; 16],
     /// Length of the layer's uncompressed tar in bytes; zero for a committed scratch.
@@ -135,6 +157,9 @@ pub struct LayerRecord {
     /// latest last; none for an image that depends on the layers below.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub blobs: Vec<Digest>,
+    /// What a CIM consists of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cim: Option<CimParts>,
     /// When it was made.
     pub created: Timestamp,
 }
@@ -152,6 +177,7 @@ impl LayerRecord {
             hides_lower: image.hides_lower,
             // The same blob gives another layer on another chain.
             blobs: if image.depends_on_parents { Vec::new() } else { vec![image.digest] },
+            cim: None,
             created: Timestamp::now(),
         }
     }
@@ -211,14 +237,22 @@ impl Store {
         Ok(id)
     }
 
-    /// Checks and fsyncs a staged image file.
+    /// Checks and fsyncs a staged image file, or the files of a CIM, which lie in [`Staging::cims`].
     pub(crate) fn stage_layer(
         &self,
         staging: &Staging,
         file: &str,
         record: &LayerRecord,
     ) -> Result<PathBuf> {
-        let staged = self.stage_file(staging, file, record.image_size)?;
+        let staged = match &record.cim {
+            None => self.stage_file(staging, file, record.image_size)?,
+            Some(parts) => {
+                for CimFile { name, length } in &parts.files {
+                    self.stage_file(staging, &format!("{CIMS}/{name}"), *length)?;
+                }
+                staging.path().join(CIMS)
+            }
+        };
         sys::failpoint::hit("layer-synced");
         Ok(staged)
     }
@@ -253,7 +287,6 @@ impl Store {
         id: &LayerId,
         record: &LayerRecord,
     ) -> Result<bool> {
-        let path = self.layout().layer(id);
         let mut record = record.clone();
         if !id.is_of_diff() {
             // The same blob gives another layer on another chain.
@@ -271,9 +304,15 @@ impl Store {
             return Ok(false);
         }
         let doing = || format!("adding layer {id}");
-        sys::file::rename(staged, &path).map_err(|source| Error::sys(doing(), source))?;
-        sys::failpoint::hit("layer-renamed");
-        sys::file::sync_directory(&self.layout().layers())
+        for path in self.layout().layer_files(id, &record) {
+            let staged = match &record.cim {
+                None => staged.to_owned(),
+                Some(_) => staged.join(path.file_name().unwrap_or_default()),
+            };
+            sys::file::rename(&staged, &path).map_err(|source| Error::sys(doing(), source))?;
+            sys::failpoint::hit("layer-renamed");
+        }
+        sys::file::sync_directory(&self.layout().directory_of(id))
             .map_err(|source| Error::sys(doing(), source))?;
         sys::failpoint::hit("layer-directory-synced");
         write.put_layer(id, record)?;
@@ -305,10 +344,10 @@ impl Store {
     /// # Errors
     /// `Corrupt`, `Io`.
     pub fn layer_at(&self, path: &Path) -> Result<Option<Layer>> {
-        let name = path.strip_prefix(self.layout().layers()).ok().and_then(Path::to_str);
+        let name = path.file_name().and_then(|name| name.to_str());
         match name.and_then(LayerId::of_file_name) {
-            Some(id) => self.layer(&id),
-            None => Ok(None),
+            Some(id) if path == self.layout().layer(&id) => self.layer(&id),
+            _ => Ok(None),
         }
     }
 
@@ -324,9 +363,19 @@ impl Store {
         Ok(records.layer(id)?.is_some_and(|record| self.is_intact(id, &record)))
     }
 
-    fn is_intact(&self, id: &LayerId, record: &LayerRecord) -> bool {
-        let metadata = std::fs::symlink_metadata(self.layout().layer(id));
-        metadata.is_ok_and(|metadata| metadata.is_file() && metadata.len() == record.image_size)
+    /// Whether all files are there and as long as they were made.
+    pub(crate) fn is_intact(&self, id: &LayerId, record: &LayerRecord) -> bool {
+        let is_there = |path: &Path, length: u64| {
+            let metadata = std::fs::symlink_metadata(path);
+            metadata.is_ok_and(|metadata| metadata.is_file() && metadata.len() == length)
+        };
+        match &record.cim {
+            None => is_there(&self.layout().layer(id), record.image_size),
+            Some(parts) => {
+                let directory = self.layout().cim_layers();
+                parts.files.iter().all(|file| is_there(&directory.join(&file.name), file.length))
+            }
+        }
     }
 
     /// All layers, in the order of their ids.
@@ -346,7 +395,21 @@ impl Store {
 
 impl layout::Layout {
     pub(crate) fn layer(&self, id: &LayerId) -> PathBuf {
-        self.layers().join(id.file_name())
+        self.directory_of(id).join(id.file_name())
+    }
+
+    fn directory_of(&self, id: &LayerId) -> PathBuf {
+        if id.is_cim() { self.cim_layers() } else { self.layers() }
+    }
+
+    /// All files of a layer image, a CIM's filesystem file last: without it the others are nobody's.
+    pub(crate) fn layer_files(&self, id: &LayerId, record: &LayerRecord) -> Vec<PathBuf> {
+        match &record.cim {
+            None => vec![self.layer(id)],
+            Some(parts) => {
+                parts.files.iter().map(|file| self.cim_layers().join(&file.name)).collect()
+            }
+        }
     }
 }
 
@@ -361,6 +424,7 @@ mod tests {
             format!("sha256:{digits}"),
             format!("chain:sha256:{digits}"),
             format!("commit:{digits}"),
+            format!("cim:sha256:{digits}"),
         ] {
             let id: LayerId = id.parse().unwrap();
             assert_eq!(LayerId::of_file_name(&id.file_name()), Some(id));

@@ -34,6 +34,10 @@ impl Layout {
         self.root.join("layers")
     }
 
+    pub(crate) fn cim_layers(&self) -> PathBuf {
+        self.root.join("cim-layers")
+    }
+
     pub(crate) fn snapshots(&self) -> PathBuf {
         self.root.join("snapshots")
     }

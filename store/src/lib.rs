@@ -17,6 +17,7 @@
 
 mod apply;
 mod below;
+mod cim;
 mod collect;
 mod commit;
 mod db;
@@ -40,6 +41,7 @@ mod store;
 mod sweep;
 
 pub use below::Below;
+pub use cim::{CimFile, CimOrigin, CimParts};
 pub use collect::Collected;
 pub use commit::CommitOptions;
 pub use db::SCHEMA;

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::cim::{check_fit, top_of};
 use crate::db::{Records, Write};
 use crate::error::{Error, Result};
 use crate::filter::Filter;
-use crate::layers::{Layer, LayerId};
+use crate::layers::{Layer, LayerId, LayerRecord};
 use crate::layout::UNNUMBERED;
 use crate::scope::Scope;
 use crate::snapshot::{
@@ -348,6 +349,7 @@ impl Store {
         let Some(record) = write.layer(layer)? else {
             return Err(Error::not_found(format!("layer {layer} is not in the store")));
         };
+        check_fit(layer, &record, top_of(write, parent)?.as_ref())?;
         let now = Timestamp::now();
         let snapshot = Snapshot {
             key: name.to_vec(),
@@ -362,7 +364,7 @@ impl Store {
             scratch: None,
             origin: Origin::Local,
             imported: true,
-            usage: self.layer_usage(layer, record.image_size),
+            usage: self.layer_usage(layer, &record),
         };
         write.put_snapshot(&snapshot, below)?;
         Ok(snapshot)
@@ -376,19 +378,26 @@ impl Store {
     ) -> Result<Usage> {
         let mut sum = Usage::default();
         for id in layers {
-            let length = records.layer(id)?.map_or(0, |record| record.image_size);
-            let usage = self.layer_usage(id, length);
+            let Some(record) = records.layer(id)? else { continue };
+            let usage = self.layer_usage(id, &record);
             sum = Usage { size: sum.size + usage.size, inodes: sum.inodes + usage.inodes };
         }
         Ok(sum)
     }
 
-    /// One file, with the bytes it has on disk.
-    pub(crate) fn layer_usage(&self, id: &LayerId, length: u64) -> Usage {
-        match sys::file::disk_usage(&self.layout().layer(id)) {
-            Ok(usage) => Usage { size: usage.bytes, inodes: usage.inodes },
-            Err(_) => Usage { size: length, inodes: 1 },
+    /// Its files, with the bytes they have on disk. What a CIM shares with the layers below is theirs.
+    pub(crate) fn layer_usage(&self, id: &LayerId, record: &LayerRecord) -> Usage {
+        let mut sum = Usage::default();
+        for path in self.layout().layer_files(id, record) {
+            match sys::file::disk_usage(&path) {
+                Ok(usage) => {
+                    sum.size += usage.bytes;
+                    sum.inodes += usage.inodes;
+                }
+                Err(_) => return Usage { size: record.image_size, inodes: 1 },
+            }
         }
+        sum
     }
 
     /// The active snapshot whose directory has this number.

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use sys::file::{Acquired, Lock};
 
+use crate::cim::CimFile;
 use crate::error::{Error, ErrorKind, Result};
-use crate::layers::LayerId;
+use crate::layers::{Layer, LayerId};
 use crate::layout::{Layout, REMOVED};
 
 /// A directory of our own under `staging/`. The lock on its file `claim` says that we live; a sweep removes
@@ -20,6 +21,8 @@ pub struct Staging {
 
 const CLAIM: &str = "claim";
 const PINS: &str = "pins";
+/// Where CIMs grow, beside those that they are forked from.
+pub(crate) const CIMS: &str = "cims";
 
 impl Staging {
     /// Makes a staging directory in the store at `root`, which must exist but need not be open.
@@ -75,6 +78,7 @@ impl Staging {
         if name.is_empty()
             || name == CLAIM
             || name == PINS
+            || name == CIMS
             || name.starts_with('.')
             || name.contains('/')
         {
@@ -90,6 +94,45 @@ impl Staging {
                 _ => Error::sys(doing, source),
             }
         })
+    }
+
+    /// The directory in which CIMs grow; not made before [`lend`](Self::lend) or [`make_cims`](Self::make_cims).
+    pub fn cims(&self) -> PathBuf {
+        self.path.join(CIMS)
+    }
+
+    /// Makes the directory in which CIMs grow, if it is not there.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`.
+    pub fn make_cims(&self) -> Result<PathBuf> {
+        let path = self.cims();
+        match sys::file::create_directory(&path, 0o700) {
+            Err(error) if error.io_kind() != std::io::ErrorKind::AlreadyExists => {
+                Err(Error::sys(format!("making {}", path.display()), error))
+            }
+            _ => Ok(path),
+        }
+    }
+
+    /// Shows the files of a CIM of the store among those that grow here, so that it can be forked. They are the same
+    /// files and must not be written to.
+    ///
+    /// # Errors
+    /// `NotFound` if one is missing; `NoSpace`, `Io`.
+    pub fn lend(&self, layer: &Layer) -> Result<()> {
+        let doing = || format!("lending layer {}", layer.id);
+        let directory = self.make_cims()?;
+        let from = layer.path.parent().unwrap_or(Path::new(""));
+        for CimFile { name, .. } in layer.record.cim.iter().flat_map(|parts| &parts.files) {
+            match std::fs::hard_link(from.join(name), directory.join(name)) {
+                Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                    return Err(Error::io(doing(), error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Keeps a layer that is in the store from a gc of any process for as long as this staging directory lives:

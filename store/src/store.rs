@@ -223,9 +223,14 @@ fn make_directories(layout: &Layout) -> Result<()> {
         fs::create_dir_all(parent).map_err(|source| Error::io(doing(), source))?;
     }
     let mut made = false;
-    for directory in
-        [layout.root().to_owned(), layout.layers(), layout.snapshots(), layout.staging()]
-    {
+    let directories = [
+        layout.root().to_owned(),
+        layout.layers(),
+        layout.cim_layers(),
+        layout.snapshots(),
+        layout.staging(),
+    ];
+    for directory in directories {
         match sys::file::create_directory(&directory, 0o700) {
             Ok(()) => made = true,
             Err(error) if error.io_kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => {

@@ -118,12 +118,11 @@ impl Store {
                 found.incomplete.push(snapshot);
             }
         }
-        let recorded: BTreeSet<String> =
-            records.layers()?.into_iter().map(|(id, _)| id.file_name()).collect();
-        for name in listed(&layout.layers())? {
-            if !recorded.contains(&name) {
-                found.orphans.push(layout.layers().join(name));
-            }
+        let files = |(id, record)| layout.layer_files(&id, &record);
+        let recorded: BTreeSet<PathBuf> = records.layers()?.into_iter().flat_map(files).collect();
+        for directory in [layout.layers(), layout.cim_layers()] {
+            let paths = listed(&directory)?.into_iter().map(|name| directory.join(name));
+            found.orphans.extend(paths.filter(|path| !recorded.contains(path)));
         }
         Ok(found)
     }

@@ -10,8 +10,8 @@ use std::path::Path;
 use std::process::Command;
 
 use fixture::{
-    Fixture, add_image, add_layer, commit, commit_on, committed, open, prepare, staged_layer, tree,
-    upper, view,
+    Fixture, add_cim, add_image, add_layer, commit, commit_on, committed, open, prepare,
+    staged_layer, tree, upper, view,
 };
 use layer::{Compression, Digest};
 use store::import::{ImportOptions, Source, import};
@@ -67,6 +67,21 @@ const CASES: &[Case] = &[
     Case {
         name: "add-layer",
         act: |root| drop(add_layer(&open(root).unwrap(), b"new layer")),
+        points: &[
+            "layer-synced",
+            "layer-renamed",
+            "layer-directory-synced",
+            "commit-metadata",
+            "add-layer-done",
+        ],
+    },
+    Case {
+        name: "add-cim",
+        act: |root| {
+            let store = open(root).unwrap();
+            let base = LayerId::of_cim(&Digest::of(b"windows"));
+            add_cim(&store, "changes", Some(&base));
+        },
         points: &[
             "layer-synced",
             "layer-renamed",
@@ -175,6 +190,10 @@ fn populated() -> Fixture {
     prepare(&fixture.store, "applied", "base").unwrap();
     fixture.store.apply_known_layer(b"applied", &applied).unwrap();
     add_layer(&fixture.store, b"of nobody");
+    let windows = add_cim(&fixture.store, "windows", None);
+    fixture.store.commit_layer(b"windows", None, &windows, Labels::new()).unwrap();
+    let nobodys = add_cim(&fixture.store, "nobody's", Some(&windows));
+    add_cim(&fixture.store, "nobody's either", Some(&nobodys));
     add_image(&fixture.store, "example.org/old:1", &["one", "two"]);
     fixture.store.remove_image("example.org/old:1").unwrap();
     fixture

@@ -12,6 +12,7 @@ fn chain(layers: usize, active: bool) -> (Chain, Vec<PathBuf>, Option<ScratchDir
             tar_size: 0,
             entries: 0,
             hides_lower: false,
+            cim: None,
             blobs: Vec::new(),
             created: Timestamp::now(),
         },

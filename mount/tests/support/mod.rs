@@ -126,6 +126,7 @@ pub fn layer_at(path: &Path, name: &str, files: &[(&str, &[u8])]) -> Layer {
             tar_size: 0,
             entries: files.len() as u64 + 1,
             hides_lower: false,
+            cim: None,
             blobs: Vec::new(),
             created: Timestamp::now(),
         },

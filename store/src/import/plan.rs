@@ -280,7 +280,7 @@ fn find(store: &Store, chain: Option<Digest>, diff_id: Option<Digest>) -> Result
     ids.extend(diff_id.as_ref().map(LayerId::of_diff));
     for id in ids {
         if let Some(found) = store.layer(&id)?
-            && found.path.metadata().is_ok_and(|file| file.len() == found.record.image_size)
+            && store.is_intact(&id, &found.record)
         {
             return Ok(Some(Existing { id, record: found.record, path: found.path }));
         }
