@@ -346,8 +346,8 @@ fn compare_xattrs(before: &[Xattr], after: &[Xattr], found: &mut Vec<Difference>
         if before != after {
             found.push(Difference::Xattr {
                 name: name.into(),
-                before: before.map(|xattr| xattr.value.clone()),
-                after: after.map(|xattr| xattr.value.clone()),
+                before: before.map(|xattr| (*xattr.value).into()),
+                after: after.map(|xattr| (*xattr.value).into()),
             });
         }
     }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 /// Index of an inode in its [`Tree`]. The root is [`Tree::ROOT`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,13 +45,14 @@ impl DeviceNumber {
     pub const WHITEOUT: Self = Self { major: 0, minor: 0 };
 }
 
-/// An extended attribute: the full name (`trusted.overlay.opaque`) and the value's bytes.
+/// An extended attribute: the full name (`trusted.overlay.opaque`) and the value's bytes. Both can be shared by
+/// many inodes, and what is shared costs the writer no comparison of bytes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Xattr {
     /// Full name with its namespace, no NUL.
-    pub name: Box<[u8]>,
+    pub name: Arc<[u8]>,
     /// Value, at most 65,535 bytes.
-    pub value: Box<[u8]>,
+    pub value: Arc<[u8]>,
 }
 
 /// Where a run of a file's blocks lies.

@@ -2,6 +2,8 @@
 //!
 //! Source: the kernel's `include/uapi/linux/posix_acl_xattr.h`, `acl(5)` for the rules.
 
+use std::sync::Arc;
+
 use erofs::Xattr;
 
 use crate::error::{Error, Result};
@@ -26,7 +28,7 @@ pub(crate) fn conform(xattrs: &mut [Xattr], permissions: u16) -> Result<()> {
         check(value)
             .ok_or_else(|| Error::invalid(format!("{} is no valid ACL", name.escape_ascii())))?;
         if access {
-            chmod(value, permissions);
+            chmod(Arc::make_mut(value), permissions);
         }
     }
     Ok(())
@@ -89,7 +91,7 @@ mod tests {
         let mut xattrs = [Xattr { name, value: value.into() }];
         conform(&mut xattrs, permissions)?;
         let [Xattr { value, .. }] = xattrs;
-        Ok(value.into())
+        Ok(value.to_vec())
     }
 
     #[test]

@@ -30,6 +30,7 @@
 
 mod acl;
 pub mod archive;
+pub mod cim_view;
 mod compression;
 #[cfg(target_os = "linux")]
 mod diff;

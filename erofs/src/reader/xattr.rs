@@ -33,13 +33,13 @@ impl<R: ReadAt> Image<R> {
         let mut found: Vec<Xattr> = Vec::with_capacity(body.inline.len() + body.shared.len());
         for (index, rest, value) in body.inline {
             if let Some(name) = self.xattr_name(index, &rest)? {
-                found.push(Xattr { name, value: value.into() });
+                found.push(Xattr { name: name.into(), value: value.into() });
             }
         }
         for id in body.shared {
             let (index, rest, value) = self.shared_xattr(id)?;
             if let Some(name) = self.xattr_name(index, &rest)? {
-                found.push(Xattr { name, value: value.into() });
+                found.push(Xattr { name: name.into(), value: value.into() });
             }
         }
         let mut names = HashSet::new();
