@@ -14,6 +14,7 @@
 //! neighbours are that in code, for views and for whoever shows a CIM in another way.
 
 mod appearance;
+#[cfg(target_os = "linux")]
 mod cache;
 mod content;
 mod name;
@@ -30,6 +31,7 @@ use crate::progress::Cancel;
 use tree::Failure;
 
 pub use appearance::{Attributes, FileKind, file_kind, modified, permissions};
+#[cfg(target_os = "linux")]
 pub use cache::{CimView, view_of};
 pub use name::{name_bytes, name_units};
 pub use reparse::link_target;
