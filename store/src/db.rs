@@ -15,6 +15,7 @@ use crate::images::ImageRecord;
 use crate::layers::{BLOBS_PER_LAYER, LayerId, LayerRecord};
 use crate::snapshot::{Snapshot, shown};
 
+mod allocated;
 mod turns;
 
 use self::turns::{Failure, Turn, Turns};

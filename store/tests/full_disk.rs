@@ -92,3 +92,31 @@ fn privileged_metadata_are_written_again_when_there_is_room() {
     let report = store.fsck(store::FsckOptions::default()).unwrap();
     assert!(report.findings.is_empty(), "{report:?}");
 }
+
+/// Who has no room left removes something; that must need none.
+#[test]
+fn privileged_a_full_disk_lets_snapshots_go() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("root");
+    let label = labels(&[("some", &"x".repeat(500))]);
+    // However full the database itself is.
+    for count in [1, 20, 70, 150, 280, 450, 700] {
+        let _mounted = Mounted::tmpfs(&root, "size=24m");
+        let store = open(&root).unwrap();
+        prepare(&store, "making", "").unwrap();
+        fixture::commit(&store, "base", "making").unwrap();
+        let keys: Vec<_> = (0..count).map(|number| format!("key-{number}").into_bytes()).collect();
+        for key in &keys {
+            let scratch = store::Scratch::Directory;
+            store.prepare(key, Some(b"base"), label.clone(), scratch).unwrap();
+        }
+        let mut file = std::fs::File::create(root.join("filler")).unwrap();
+        for block in [64 << 10, 4 << 10, 1] {
+            while file.write_all(&vec![1_u8; block]).is_ok() {}
+        }
+        for key in &keys {
+            let removed = store.remove(key);
+            assert!(removed.is_ok(), "{removed:?} of {count}");
+        }
+    }
+}

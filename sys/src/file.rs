@@ -69,6 +69,18 @@ pub fn is_like_new(path: &Path, mode: u32) -> Result<bool> {
     Ok(true)
 }
 
+/// Gives a file all blocks up to `length` bytes; what it has stays as it is.
+///
+/// # Errors
+/// `Unsupported` where the file system cannot, `StorageFull`.
+pub fn allocate(file: &File, length: u64) -> io::Result<()> {
+    if length == 0 {
+        return Ok(());
+    }
+    rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, length)?;
+    Ok(())
+}
+
 /// Sets the times of a file's last change and access to now.
 pub fn set_times_to_now(path: &Path) -> Result<()> {
     let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };

@@ -24,6 +24,8 @@ use redb::{
     TransactionError, WriteTransaction,
 };
 
+use super::allocated::AllocatedFile;
+
 /// How long opening anew waits for transactions of others to end.
 const REOPEN: Duration = Duration::from_secs(5);
 
@@ -331,5 +333,5 @@ impl Turn {
 }
 
 fn open(path: &Path, cache: usize) -> Result<redb::Database, DatabaseError> {
-    redb::Builder::new().set_cache_size(cache).open(path)
+    redb::Builder::new().set_cache_size(cache).create_with_backend(AllocatedFile::open(path)?)
 }
