@@ -5,6 +5,7 @@
 mod fixture;
 
 use std::collections::BTreeSet;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -58,13 +59,13 @@ fn an_untouched_scratch_serves_the_next_snapshot() {
 #[test]
 fn what_was_written_to_is_deleted() {
     let (_directory, store) = keeping();
-    let touch: [(&str, &dyn Fn(&Path)); 5] = [
+    type Touch<'a> = (&'a str, &'a dyn Fn(&Path));
+    let touch: [Touch<'_>; 5] = [
         ("a file", &|fs| std::fs::write(fs.join(".hidden"), "").unwrap()),
         ("a mode", &|fs| {
             std::fs::set_permissions(fs, std::fs::Permissions::from_mode(0o750)).unwrap();
         }),
         ("an xattr", &|fs| {
-            use std::os::unix::ffi::OsStrExt as _;
             sys::xattr::set_xattr(fs.as_os_str().as_bytes(), b"user.it", b"").unwrap();
         }),
         ("a mount's work", &|fs| std::fs::create_dir(fs.with_file_name("work/work")).unwrap()),
