@@ -22,12 +22,14 @@
 
 mod cells;
 mod format;
+mod merge;
 mod name;
 mod read;
 mod tree;
 mod warning;
 mod write;
 
+pub use merge::{MergeCounts, Merged, merge};
 pub use name::Name;
 pub use tree::{Hive, Key, KeyFlags, KeyId, Layer, Semantics, Value};
 pub use warning::{Warning, WarningKind};

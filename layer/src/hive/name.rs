@@ -34,6 +34,11 @@ impl Name {
         left.cmp(right)
     }
 
+    /// Every unit in upper case: equal for names that are the same to a registry.
+    pub(super) fn folded(&self) -> Box<[u16]> {
+        self.0.iter().map(|unit| fold(*unit)).collect()
+    }
+
     /// The hash in `lh` lists.
     pub(super) fn hash(&self) -> u32 {
         self.0

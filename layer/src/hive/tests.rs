@@ -1,5 +1,7 @@
 //! Hives made by hand, and every way in which they can be wrong.
 
+mod merges;
+
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
