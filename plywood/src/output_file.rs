@@ -21,8 +21,8 @@ pub(crate) struct OutputFile {
 impl OutputFile {
     pub(crate) fn new(path: &Path, force: bool) -> Result<Self> {
         let taken = fs::symlink_metadata(path);
-        if taken.as_ref().is_ok_and(fs::Metadata::is_dir) {
-            anyhow::bail!(Failure::new(Exit::Exists, format!("{} is a directory", path.display())));
+        if let Some(what) = taken.as_ref().ok().and_then(|taken| irreplaceable(taken.file_type())) {
+            anyhow::bail!(Failure::new(Exit::Exists, format!("{} is {what}", path.display())));
         }
         if taken.is_ok() && !force {
             anyhow::bail!(exists(path));
@@ -72,7 +72,38 @@ impl Drop for OutputFile {
     }
 }
 
+/// What is never replaced, also not by force: a device would be lost to all programs of the host.
+fn irreplaceable(kind: fs::FileType) -> Option<&'static str> {
+    match (kind.is_dir(), kind.is_file() || kind.is_symlink()) {
+        (true, _) => Some("a directory"),
+        (_, false) => Some("a device, pipe or socket"),
+        _ => None,
+    }
+}
+
 fn exists(path: &Path) -> Failure {
     Failure::new(Exit::Exists, format!("{} exists already", path.display()))
         .hint("choose another name, or remove it first")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_files_are_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("out");
+        let refused = |force| OutputFile::new(&path, force).err().map(|error| error.to_string());
+        fs::write(&path, "old").unwrap();
+        assert!(refused(false).unwrap().contains("exists already"));
+        assert_eq!(refused(true), None);
+        fs::remove_file(&path).unwrap();
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        for force in [false, true] {
+            assert!(refused(force).unwrap().contains("a device, pipe or socket"));
+        }
+        assert_eq!(directory.path().read_dir().unwrap().count(), 1, "nothing else is left");
+    }
 }
