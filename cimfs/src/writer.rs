@@ -133,10 +133,7 @@ impl<S: WritableSet> ImageWriter<S> {
         options.validate()?;
         let image = Image::open(&set, parent)?;
         let sets = || image.parents().iter().chain([&image.header().regions]);
-        if sets().any(|set| Guid::from_disk(set.id) == guid) {
-            let what = format!("{guid} is the identifier of the parent or one of its parents");
-            return Err(Error::new(ErrorKind::Invalid, what));
-        }
+        check_unlike_parents(&image, guid)?;
         if image.parents().len() >= usize::from(u16::MAX) {
             return Err(Error::new(ErrorKind::TooLarge, "an image has at most 65535 parents"));
         }
@@ -216,18 +213,23 @@ impl<S: WritableSet> ImageWriter<S> {
         self.insert(spot, index)
     }
 
+    /// Adds an alternate stream of `size` zeros that takes no space, in place of one of that name.
+    ///
+    /// # Errors
+    /// As [`begin_stream`](Self::begin_stream).
+    pub fn add_sparse_stream(&mut self, path: &ImagePath, name: &Name, size: u64) -> Result<()> {
+        let index = self.stream_of(path, name)?;
+        options::check_size(size)?;
+        self.insert_stream(index, name.clone(), data(Place::NULL, size, true))
+    }
+
     /// Starts an alternate stream of a file or directory, in place of one of that name.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] if there is no such file; [`ErrorKind::Invalid`] for names that cannot be stored;
     /// [`ErrorKind::TooLarge`]; [`ErrorKind::Io`].
     pub fn begin_stream(&mut self, path: &ImagePath, name: &Name, size: u64) -> Result<()> {
-        self.expect_closed()?;
-        if let Some(fault) = name.fault() {
-            let what = format!("{path}: the stream's name {name:?} {fault}");
-            return Err(Error::new(ErrorKind::Invalid, what));
-        }
-        let index = self.existing(path)?;
+        let index = self.stream_of(path, name)?;
         self.open(OpenTarget::Alternate(index, name.clone()), size)
     }
 
@@ -333,6 +335,31 @@ impl<S: WritableSet> ImageWriter<S> {
     pub fn commit(self) -> Result<Summary> {
         self.expect_closed()?;
         emit::Emission::new(self)?.write()
+    }
+
+    /// Gives the image another identifier than it was begun with: that of content that was not known then. Nothing
+    /// has been named after the first one, except temporary files.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if it is that of a parent; [`ErrorKind::Exists`] if it is another image's;
+    /// [`ErrorKind::Io`].
+    pub fn set_guid(&mut self, guid: Guid) -> Result<()> {
+        if let Some(parent) = &self.parent {
+            check_unlike_parents(&parent.image, guid)?;
+        }
+        self.output.set_guid(guid)?;
+        self.guid = guid;
+        Ok(())
+    }
+
+    /// The file that an alternate stream is to be of.
+    fn stream_of(&mut self, path: &ImagePath, name: &Name) -> Result<NodeIndex> {
+        self.expect_closed()?;
+        if let Some(fault) = name.fault() {
+            let what = format!("{path}: the stream's name {name:?} {fault}");
+            return Err(Error::new(ErrorKind::Invalid, what));
+        }
+        self.existing(path)
     }
 
     fn expect_closed(&self) -> Result<()> {
@@ -466,6 +493,17 @@ fn fill(node: &mut Node, metadata: &Metadata, [security, eas, reparse]: [Place; 
     node.entry.change_time = metadata.change_time.0.into();
     node.entry.last_access_time = metadata.last_access_time.0.into();
     (node.security, node.eas, node.reparse) = (security, eas, reparse);
+}
+
+fn check_unlike_parents<R>(parent: &Image<R>, guid: Guid) -> Result<()> {
+    let mut sets = parent.parents().iter().chain([&parent.header().regions]);
+    match sets.any(|set| Guid::from_disk(set.id) == guid) {
+        true => {
+            let what = format!("{guid} is the identifier of the parent or one of its parents");
+            Err(Error::new(ErrorKind::Invalid, what))
+        }
+        false => Ok(()),
+    }
 }
 
 /// The filesystem file lies in the set itself.

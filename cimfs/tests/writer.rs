@@ -286,3 +286,31 @@ fn names_are_found_in_either_order_of_characters_beyond_the_basic_plane() {
         assert!(image.resolve(&path("\u{E001}"), Case::Ignored).is_err());
     }
 }
+
+#[test]
+fn an_image_gets_the_identifier_of_what_it_turned_out_to_hold() {
+    let set = MemorySet::new();
+    for (name, begun) in [("a.cim", "x"), ("b.cim", "y")] {
+        let mut writer =
+            ImageWriter::create(set.clone(), name, guid(begun), WriterOptions::default()).unwrap();
+        fill(&mut writer).unwrap();
+        let small = path("Files/small");
+        writer.add_sparse_stream(&small, &Name::from("zeros"), 1 << 30).unwrap();
+        writer.set_guid(guid(name)).unwrap();
+        assert_eq!(writer.commit().unwrap().guid, guid(name));
+    }
+    let image = open(&set, "a.cim");
+    assert_eq!(image.guid(), guid("a.cim"));
+    let file = image.resolve(&path("Files/small"), cimfs::Case::Exact).unwrap();
+    let streams: Vec<_> =
+        image.alternate_streams(&file).unwrap().map(|stream| stream.unwrap().stream).collect();
+    assert!(streams.iter().any(|stream| stream.is_sparse() && stream.length() == 1 << 30));
+    assert!(cimfs::orphans(&set).unwrap().is_empty());
+    assert!(cimfs::check(&set, "a.cim").unwrap().findings.is_empty());
+
+    let mut fork =
+        ImageWriter::fork(set.clone(), "a.cim", "c.cim", guid("c"), WriterOptions::default())
+            .unwrap();
+    assert_eq!(fork.set_guid(guid("a.cim")).unwrap_err().kind(), ErrorKind::Invalid);
+    assert_eq!(fork.set_guid(guid("b.cim")).unwrap_err().kind(), ErrorKind::Exists);
+}

@@ -46,6 +46,14 @@ impl<S: WritableSet> Created<S> {
         Ok(file)
     }
 
+    fn expect_free(&self, name: &str) -> Result<()> {
+        match self.set.open(name) {
+            Ok(_) => Err(Error::new(ErrorKind::Exists, format!("{name} exists already"))),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(Error::io(format!("looking for {name}"), e)),
+        }
+    }
+
     fn discard(&mut self, name: &str) -> Result<()> {
         self.set.remove(name).map_err(|e| Error::io(format!("removing {name}"), e))?;
         self.names.retain(|other| other != name);
@@ -78,6 +86,8 @@ pub(super) struct Output<S: WritableSet> {
     created: Created<S>,
     name: String,
     guid: Guid,
+    /// What temporary names are made of.
+    temporary: Guid,
     objects: [Objects; 3],
     pub(super) parent_objects: ParentObjects<S::File>,
 }
@@ -109,21 +119,28 @@ impl<S: WritableSet> Output<S> {
         let mut created = Created { set, names: Vec::new() };
         // The temporary name keeps other writers off the final one.
         let image = created.create(format!("{name}{TEMPORARY}"))?;
-        for taken in [name, &region_name(guid, 0)] {
-            match created.set.open(taken) {
-                Ok(_) => {
-                    return Err(Error::new(ErrorKind::Exists, format!("{taken} exists already")));
-                }
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) => return Err(Error::io(format!("looking for {taken}"), e)),
-            }
-        }
+        created.expect_free(name)?;
+        created.expect_free(&region_name(guid, 0))?;
         let objects = std::array::from_fn(|_| Objects::default());
         let regions = [const { None }; 3];
-        let mut output =
-            Self { regions, image, created, name: name.into(), guid, objects, parent_objects };
+        let mut output = Self {
+            regions,
+            image,
+            created,
+            name: name.into(),
+            guid,
+            temporary: guid,
+            objects,
+            parent_objects,
+        };
         output.region(Class::Metadata)?;
         Ok(output)
+    }
+
+    pub(super) fn set_guid(&mut self, guid: Guid) -> Result<()> {
+        self.created.expect_free(&region_name(guid, 0))?;
+        self.guid = guid;
+        Ok(())
     }
 
     fn region(&mut self, class: Class) -> Result<&mut RegionOutput<S::Writer>> {
@@ -131,7 +148,7 @@ impl<S: WritableSet> Output<S> {
         let region = match region.take() {
             Some(open) => region.insert(open),
             None => {
-                let name = region_temporary(self.guid, class);
+                let name = region_temporary(self.temporary, class);
                 region.insert(RegionOutput::new(self.created.create(name)?))
             }
         };
@@ -223,11 +240,11 @@ impl<S: WritableSet> Output<S> {
             let region = self.region(class)?;
             lengths.push(region.position());
             region.finish(header.as_bytes()).map_err(failed)?;
-            let temporary = region_temporary(self.guid, class);
+            let temporary = region_temporary(self.temporary, class);
             renames.push((temporary, region_name(self.guid, index)));
 
             let bytes = self.objects[slot(class)].file(common, index, class, list_objects);
-            let temporary = format!("objectid_{}_{index}{TEMPORARY}", self.guid);
+            let temporary = format!("objectid_{}_{index}{TEMPORARY}", self.temporary);
             let mut file = self.created.create(temporary.clone())?;
             let written = file.write_all_at(&bytes, 0).and_then(|()| file.sync());
             written.map_err(|e| Error::io(format!("writing {temporary}"), e))?;
@@ -237,12 +254,12 @@ impl<S: WritableSet> Output<S> {
         written.map_err(|e| Error::io(format!("writing {}", self.name), e))?;
 
         // Windows renames no open file.
-        let Self { regions, image, mut created, name, guid, .. } = self;
+        let Self { regions, image, mut created, name, temporary, .. } = self;
         let unused = |class: &Class| regions[slot(*class)].is_some() && !classes.contains(class);
         let unused: Vec<_> = Class::ALL.into_iter().filter(unused).collect();
         drop((regions, image));
         for class in unused {
-            created.discard(&region_temporary(guid, class))?;
+            created.discard(&region_temporary(temporary, class))?;
         }
         for (from, to) in renames {
             let index = created.names.iter().position(|name| *name == from);
