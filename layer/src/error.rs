@@ -120,6 +120,26 @@ impl Error {
         Self::new(kind, doing).because(source)
     }
 
+    /// What the CIM writer or reader reported, in this crate's kinds.
+    pub(crate) fn cimfs(doing: impl Into<String>, source: cimfs::Error) -> Self {
+        let cause =
+            std::error::Error::source(&source).and_then(|it| it.downcast_ref::<io::Error>());
+        let kind = match source.kind() {
+            cimfs::ErrorKind::NotCim | cimfs::ErrorKind::Corrupt => ErrorKind::Corrupt,
+            cimfs::ErrorKind::Unsupported => ErrorKind::Unsupported,
+            cimfs::ErrorKind::Invalid | cimfs::ErrorKind::Exists => ErrorKind::Invalid,
+            cimfs::ErrorKind::TooLarge => ErrorKind::TooLarge,
+            cimfs::ErrorKind::Missing | cimfs::ErrorKind::NotFound => ErrorKind::NotFound,
+            _ => match cause.map(io::Error::kind) {
+                Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+                    ErrorKind::NoSpace
+                }
+                _ => ErrorKind::Io,
+            },
+        };
+        Self::new(kind, doing).because(source)
+    }
+
     pub(crate) fn because(
         mut self,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,

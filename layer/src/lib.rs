@@ -72,3 +72,6 @@ pub use parents::{ImageSource, Parents};
 pub use progress::{Cancel, Progress};
 #[cfg(target_os = "linux")]
 pub use side::Side;
+pub use windows::{
+    WindowsLayer, WindowsLayerTar, WindowsOptions, write_windows_layer, write_windows_layer_tar,
+};

@@ -12,8 +12,10 @@
 
 mod header;
 mod pax;
+mod pax_writer;
 mod reader;
 mod writer;
 
+pub(crate) use pax_writer::{PaxEntry, PaxWriter};
 pub(crate) use reader::{End, Entry, EntryKind, Reader};
 pub(crate) use writer::Writer;

@@ -23,6 +23,17 @@ pub(super) struct Records {
     /// `LIBARCHIVE.xattr.NAME`: decoded; a raw value of the same name wins.
     pub(super) libarchive_xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     pub(super) sparse: SparseRecords,
+    /// Whether `kept` is wanted.
+    pub(super) keep: bool,
+    /// Records of Windows' files, as they are; the last of a key wins.
+    pub(super) kept: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+/// Whether a record is about a file of Windows, and otherwise without meaning here.
+fn is_of_windows(key: &[u8]) -> bool {
+    matches!(key, b"atime" | b"ctime" | b"LIBARCHIVE.creationtime")
+        || key.starts_with(b"MSWINDOWS.")
+        || key.starts_with(b"PLYWOOD.")
 }
 
 /// `GNU.sparse.*`.
@@ -81,6 +92,19 @@ impl Records {
                 "a global PAX header sets \"{}\" for every entry",
                 key.escape_ascii()
             )));
+        }
+        if self.keep && is_of_windows(key) {
+            // Microsoft's importer takes no notice of global headers.
+            match scope {
+                Scope::Entry => drop(self.kept.insert(key.to_vec(), value.to_vec())),
+                Scope::Global if matches!(key, b"atime" | b"ctime") => {}
+                Scope::Global => {
+                    let key = key.escape_ascii();
+                    let what = format!("a global PAX header sets \"{key}\" for every entry");
+                    return Err(Error::invalid(what));
+                }
+            }
+            return Ok(());
         }
         match key {
             b"path" => self.path = optional(value, name)?,

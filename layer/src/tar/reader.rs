@@ -1,5 +1,6 @@
 //! Streaming reader: one entry after the other, payload by borrowed slices.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead};
 
 use erofs::{Timestamp, Xattr};
@@ -74,13 +75,27 @@ pub(crate) struct Reader<R> {
     /// Zero bytes behind the payload.
     padding: u64,
     global: Records,
+    /// Records of Windows' files that the current entry has, if they are wanted.
+    kept: BTreeMap<Vec<u8>, Vec<u8>>,
     end: Option<End>,
 }
 
 impl<R: BufRead> Reader<R> {
     pub(crate) fn new(input: R) -> Self {
-        let global = Records::default();
-        Self { input, offset: 0, payload: 0, padding: 0, global, end: None }
+        let (global, kept) = (Records::default(), BTreeMap::new());
+        Self { input, offset: 0, payload: 0, padding: 0, global, kept, end: None }
+    }
+
+    /// A reader that keeps what records say of files of Windows.
+    pub(crate) fn of_windows(input: R) -> Self {
+        let mut reader = Self::new(input);
+        reader.global.keep = true;
+        reader
+    }
+
+    /// The records of the current entry that are about files of Windows.
+    pub(crate) fn kept(&self) -> &BTreeMap<Vec<u8>, Vec<u8>> {
+        &self.kept
     }
 
     /// How the tar ended, once [`next_entry`](Self::next_entry) returned `None`.
@@ -330,7 +345,8 @@ impl<R: BufRead> Reader<R> {
             .path(&path));
         }
 
-        let Records { uid, gid, mtime, xattrs, libarchive_xattrs, .. } = records;
+        let Records { uid, gid, mtime, xattrs, libarchive_xattrs, kept, .. } = records;
+        self.kept = kept;
         let mut all = libarchive_xattrs;
         all.extend(xattrs);
         Ok(Entry {

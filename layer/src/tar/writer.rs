@@ -180,17 +180,17 @@ impl<W: Write> Writer<W> {
     }
 }
 
-fn writing(error: io::Error) -> Error {
+pub(super) fn writing(error: io::Error) -> Error {
     Error::io("cannot write the tar", error)
 }
 
-fn padding(size: u64) -> usize {
+pub(super) fn padding(size: u64) -> usize {
     let unit = BLOCK as u64;
     usize::try_from(size.next_multiple_of(unit) - size).unwrap_or(0)
 }
 
 /// Octal digits filling a field but for the NUL at its end.
-fn octal(field: &mut [u8], mut value: u64) {
+pub(super) fn octal(field: &mut [u8], mut value: u64) {
     let digits = field.len() - 1;
     for digit in field[..digits].iter_mut().rev() {
         *digit = b'0' + (value & 7) as u8;
@@ -199,14 +199,14 @@ fn octal(field: &mut [u8], mut value: u64) {
     field[digits] = 0;
 }
 
-fn seal(block: &mut [u8; BLOCK]) {
+pub(super) fn seal(block: &mut [u8; BLOCK]) {
     let (sum, _) = checksums(block);
     octal(&mut block[CHECKSUM.start..CHECKSUM.end - 1], u64::from(sum));
     block[CHECKSUM.end - 1] = b' ';
 }
 
 /// `LENGTH KEY=VALUE\n`, where the length counts its own digits.
-fn record(records: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+pub(super) fn record(records: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     let rest = key.len() + value.len() + 3;
     let mut length = rest;
     while length != rest + length.to_string().len() {
@@ -248,7 +248,7 @@ fn escaped(name: &[u8]) -> Vec<u8> {
 }
 
 /// The map of GNU's sparse version 1.0, in whole blocks.
-fn sparse_map(segments: &[(u64, u64)]) -> Vec<u8> {
+pub(super) fn sparse_map(segments: &[(u64, u64)]) -> Vec<u8> {
     let mut map = format!("{}\n", segments.len()).into_bytes();
     for (offset, length) in segments {
         map.extend_from_slice(format!("{offset}\n{length}\n").as_bytes());

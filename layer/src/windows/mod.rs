@@ -5,24 +5,35 @@
 //! Microsoft's published protocol documents (MS-DTYP, MS-FSCC) or the behaviour of go-winio and hcsshim.
 //! **Unverified on Windows**: nothing here was run there.
 
-#[allow(dead_code, reason = "for the tars, which come next")]
 mod attributes;
-#[allow(dead_code, reason = "for the tars, which come next")]
 mod base64;
+mod convert;
+mod description;
+mod difference;
 mod ea;
+mod export;
+mod intake;
 mod name;
+mod path;
+mod processing;
 mod reparse;
 mod security;
+mod seen;
 mod sid;
-#[allow(dead_code, reason = "for the tars, which come next")]
 mod time;
+mod usual;
 
 pub use attributes::{
     ARCHIVE, DIRECTORY, HIDDEN, NORMAL, READ_ONLY, REPARSE_POINT, SPARSE_FILE, SYSTEM,
 };
+pub use convert::{WindowsLayer, WindowsOptions, write_windows_layer};
+pub use description::AbsentTimes;
 pub use ea::write_eas;
+pub use export::{WindowsLayerTar, write_windows_layer_tar};
 pub use name::{decode_wtf8, encode_wtf8, is_reserved_name, name_fault};
+pub use processing::Processing;
 pub use reparse::{ReparsePoint, tag};
 pub use security::{Ace, AceBody, Acl, SecurityDescriptor, control};
 pub use sid::Sid;
 pub use time::{parse_time, time_text};
+pub use usual::AbsentSecurity;
