@@ -52,6 +52,8 @@ pub struct WindowsLayer {
     pub whiteouts: u64,
     /// Bases of hives that were merged.
     pub merged_hives: u64,
+    /// Oddities in the changes of hives; see [`hive::Warning`](crate::hive::Warning).
+    pub hive_warnings: u64,
     /// Entries with attributes that an image has no room for, such as "not indexed"; they are gone.
     pub lost_attributes: u64,
     /// Entries without a security descriptor; see [`WindowsOptions::absent_security`].
@@ -113,7 +115,7 @@ pub fn write_windows_layer<S: WritableSet + Clone>(
     writer.set_guid(identifier(&tar.digest, parent_guid, &options.variant)).map_err(storing)?;
     let summary = writer.commit().map_err(storing)?;
     let Counts { entries, streams, whiteouts, .. } = counts;
-    let Counts { merged_hives, lost_attributes, without_security, .. } = counts;
+    let Counts { merged_hives, hive_warnings, lost_attributes, without_security, .. } = counts;
     Ok(WindowsLayer {
         blob: LayerBlob {
             digest: blob.digest,
@@ -128,6 +130,7 @@ pub fn write_windows_layer<S: WritableSet + Clone>(
         streams,
         whiteouts,
         merged_hives,
+        hive_warnings,
         lost_attributes,
         without_security,
     })

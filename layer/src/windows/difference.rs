@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use cimfs::{Case, Change, ChangeKind, Difference, FileId, Image, ImagePath, ReadAt};
 
 use super::export::{Item, Plan, key, reading, tar_path, whiteout_key};
-use super::processing::{HIVES, base_path, delta_path};
+use super::processing::{self, HIVES, base_path, delta_path};
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Cancel;
 
@@ -28,7 +28,7 @@ pub(super) fn plan<P: ReadAt, R: ReadAt>(
         cancel.check()?;
         planned.change(change, &mut gone)?;
     }
-    planned.hives(&changes)?;
+    planned.hives(parent, &changes)?;
     for top in ["Files", "Hives"] {
         planned.if_there(&top.into())?;
     }
@@ -123,13 +123,17 @@ impl<R: ReadAt> Planned<'_, R> {
         Ok(true)
     }
 
-    /// Leaves out new bases of hives where there are changes that an importer merges to the same.
-    fn hives(&mut self, changes: &[Change]) -> Result<()> {
+    /// Leaves out new bases of hives where there are changes that an importer merges to the same. That is so between
+    /// a layer and the one below; of several layers at once the changes are those of the last.
+    fn hives<P: ReadAt>(&mut self, parent: &Image<P>, changes: &[Change]) -> Result<()> {
         for (_, hive) in HIVES {
             let base = base_path(hive).to_string().to_ascii_uppercase();
             let is_base = |change: &&Change| change.path.to_string().to_ascii_uppercase() == base;
             let Some(change) = changes.iter().find(is_base) else { continue };
-            if change.kind != ChangeKind::Removed && self.if_there(&delta_path(hive))? {
+            if change.kind == ChangeKind::Removed || !self.if_there(&delta_path(hive))? {
+                continue;
+            }
+            if processing::is_merged(parent, self.image, hive)? {
                 let key = key(&change.path)?;
                 self.plan.items.remove(&key);
                 self.left_out.insert(key);

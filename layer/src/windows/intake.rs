@@ -40,6 +40,7 @@ pub(super) struct Counts {
     pub(super) lost_attributes: u64,
     pub(super) without_security: u64,
     pub(super) merged_hives: u64,
+    pub(super) hive_warnings: u64,
     /// Whether there was anything below `Files` or `UtilityVM`, or one of the two.
     pub(super) any_files: bool,
 }

@@ -10,6 +10,7 @@ use cimfs::{Case, Image, ImagePath, Metadata, ReadAt, WritableSet};
 
 use super::intake::Intake;
 use crate::error::{Error, ErrorKind, Result};
+use crate::hive::{self, Hive};
 
 /// Whether a tar is a layer or just a tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -151,10 +152,11 @@ impl<S: WritableSet> Intake<'_, S> {
             }
             let parent = self.parent.as_ref().expect("only layers with a parent have changes");
             let (metadata, base) = base_of(parent, &path)?;
-            let merged = merge(&base, &delta)
+            let (merged, warnings) = merge(&base, &delta)
                 .map_err(|error| error.path(delta_path(name).to_string().as_bytes()))?;
             self.writer.add_file(&path, &metadata, &merged).map_err(storing)?;
             self.counts.merged_hives += 1;
+            self.counts.hive_warnings += warnings;
         }
         Ok(())
     }
@@ -180,8 +182,35 @@ fn base_of<R: ReadAt>(parent: &Image<R>, path: &ImagePath) -> Result<(Metadata, 
     Ok((Metadata { security, ..Metadata::default() }, bytes))
 }
 
-fn merge(base: &[u8], delta: &[u8]) -> Result<Vec<u8>> {
-    let _ = (base, delta);
-    let what = "merging changes of the registry's hives is not supported yet";
-    Err(Error::new(ErrorKind::Unsupported, what))
+/// Whether a child's base of a hive is what an importer makes of its parent's base and the child's changes.
+pub(super) fn is_merged<P: ReadAt, R: ReadAt>(
+    parent: &Image<P>,
+    child: &Image<R>,
+    name: &str,
+) -> Result<bool> {
+    let path = base_path(name);
+    let Ok((expected, below)) = base_of(parent, &path) else { return Ok(false) };
+    let (found, merged) = base_of(child, &path)?;
+    let (_, delta) = base_of(child, &delta_path(name))?;
+    let file = child.resolve(&path, Case::Ignored);
+    let file = file.map_err(|error| Error::cimfs("cannot read the image", error))?;
+    let times =
+        [file.creation_time(), file.last_write_time(), file.change_time(), file.last_access_time()];
+    let is_plain = times == [cimfs::FileTime(0); 4]
+        && file.entry.flags.get() == 0
+        && file.entry.ea_length.get() == 0
+        && !file.is_reparse_point()
+        && file.entry.streams.is_null();
+    Ok(is_plain && expected == found && merge(&below, &delta).is_ok_and(|(made, _)| made == merged))
+}
+
+/// The merged hive, and how many warnings there were.
+fn merge(base: &[u8], delta: &[u8]) -> Result<(Vec<u8>, u64)> {
+    let read = |bytes, what| {
+        Hive::read(bytes).map_err(|error| Error::new(error.kind(), what).because(error))
+    };
+    let base = read(base, "the hive of the layers below cannot be read")?;
+    let merged = hive::merge(&base, &read(delta, "the hive with the changes cannot be read")?)?;
+    let warnings = merged.hive.warnings().len() + merged.hive.omitted_warnings();
+    Ok((merged.hive.write()?, warnings as u64))
 }

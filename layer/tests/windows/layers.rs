@@ -1,10 +1,11 @@
 //! Base layers and layers on top of them.
 
 use cimfs::{Image, MemorySet};
-use layer::windows::WindowsOptions;
+use layer::hive::{Hive, Key, Value};
+use layer::windows::{SecurityDescriptor, WindowsOptions};
 use layer::{Compression, Compressor, ErrorKind};
 
-use crate::fixture::{HIVES, base, content, file, import, paths, sound, tree};
+use crate::fixture::{HIVES, base, content, differences, export, file, import, paths, sound, tree};
 use crate::support::Tar;
 
 fn layer() -> WindowsOptions {
@@ -155,4 +156,86 @@ fn images_of_one_layer_in_one_directory_need_variants() {
     sound(&set, "b.cim");
     let error = import(&set, &tar, "c.cim", Some("none.cim"), &layer()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
+}
+
+/// A hive with keys below its root.
+fn hive(layered: bool, keys: &[&str]) -> Vec<u8> {
+    let security =
+        SecurityDescriptor::from_sddl("O:BAG:SYD:(A;;KA;;;BA)").unwrap().write().unwrap();
+    let mut hive = Hive::new(Key::new("ROOT", security.clone().into()));
+    hive.set_layered(layered);
+    for name in keys {
+        let key = hive.add_key(hive.root(), Key::new(*name, security.clone().into())).unwrap();
+        hive.values_mut(key).push(Value::new("value", 4, vec![1, 0, 0, 0]));
+    }
+    hive.write().unwrap()
+}
+
+fn keys(set: &MemorySet, image: &str, path: &str) -> Vec<bool> {
+    let bytes = content(&Image::open(set, image).unwrap(), path);
+    let hive = Hive::read(&bytes).unwrap();
+    ["one", "two", "three"].iter().map(|name| hive.find(name).is_some()).collect()
+}
+
+#[test]
+fn changes_of_the_registry_are_merged_with_the_nearest_base() {
+    let set = MemorySet::new();
+    let mut tar = Tar::new();
+    for directory in ["Files", "Files/Windows", "Files/Windows/System32"] {
+        tar = tar.dir(directory.as_bytes());
+    }
+    tar = tar.dir(b"Files/Windows/System32/config");
+    for name in HIVES {
+        let path = format!("Files/Windows/System32/config/{name}");
+        tar = tar.file(path.as_bytes(), &hive(false, &["one"]));
+    }
+    let options = layer();
+    import(&set, &tar.end(), "0.cim", None, &options).unwrap();
+    let child = || Tar::new().dir(b"Files").dir(b"Hives");
+    let first = child().file(b"Hives/System_Delta", &hive(true, &["two"]));
+    let first = first.file(b"Hives/DefaultUser_Delta", &hive(true, &["two"])).end();
+    let layer = import(&set, &first, "1.cim", Some("0.cim"), &options).unwrap();
+    assert_eq!((layer.merged_hives, layer.hive_warnings), (2, 0));
+    // hcsshim cannot go on from a layer without changes.
+    let second = child().file(b"Files/x", b"x").end();
+    import(&set, &second, "2.cim", Some("1.cim"), &options).unwrap();
+    let third = child().file(b"Hives/SYSTEM_DELTA", &hive(true, &["three"])).end();
+    import(&set, &third, "3.cim", Some("2.cim"), &options).unwrap();
+    let base = r"Hives\SYSTEM_BASE";
+    assert_eq!(keys(&set, "0.cim", base), [true, false, false]);
+    assert_eq!(keys(&set, "1.cim", base), [true, true, false]);
+    assert_eq!(keys(&set, "2.cim", base), [true, true, false]);
+    assert_eq!(keys(&set, "3.cim", base), [true, true, true]);
+    assert_eq!(keys(&set, "3.cim", r"Hives\DEFAULTUSER_BASE"), [true, true, false]);
+    assert_eq!(keys(&set, "3.cim", r"Files\Windows\System32\config\SYSTEM"), [true, false, false]);
+    for name in ["1.cim", "3.cim"] {
+        sound(&set, name);
+    }
+
+    for (child, parent) in [("1.cim", "0.cim"), ("3.cim", "2.cim"), ("3.cim", "0.cim")] {
+        let tar = export(&set, child, Some(parent));
+        let text = String::from_utf8_lossy(&tar);
+        let variant = WindowsOptions { variant: format!("{child} {parent}"), ..options.clone() };
+        let name = format!("{child} on {parent}");
+        let again = import(&set, &tar, &name, Some(parent), &variant).unwrap();
+        // Changes of two layers at once have no form but their result.
+        let steps = child.as_bytes()[0] - parent.as_bytes()[0];
+        assert_eq!(text.contains("SYSTEM_BASE"), steps > 1, "an importer makes it");
+        assert!(again.merged_hives > 0);
+        assert_eq!(differences(&set, child, &name), [""; 0]);
+    }
+
+    for (path, bytes, kind) in [
+        ("Hives/System_Delta", b"garbage".to_vec(), ErrorKind::Corrupt),
+        ("Hives/SAM_DELTA", hive(true, &[])[..5000].to_vec(), ErrorKind::Corrupt),
+    ] {
+        let tar = child().file(path.as_bytes(), &bytes).end();
+        let error = import(&set, &tar, "bad.cim", Some("0.cim"), &options).unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(error.to_string().contains("_DELTA"), "{error}");
+    }
+    import(&set, &child().end(), "tree.cim", None, &tree()).unwrap();
+    let tar = child().file(b"Hives/System_Delta", &hive(true, &[])).end();
+    let error = import(&set, &tar, "bad.cim", Some("tree.cim"), &options).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::MissingParent);
 }
