@@ -1,53 +1,24 @@
-//! Base64 as Go's `StdEncoding` has it: the standard alphabet, padding required, CR and LF skipped.
+//! Base64 as Go's `StdEncoding` has it: the standard alphabet, padding required, CR and LF skipped, unused bits ignored.
 
-const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+use base64::Engine as _;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+
+const GO: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::RequireCanonical)
+        .with_decode_allow_trailing_bits(true),
+);
 
 pub(super) fn encode(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for piece in bytes.chunks(3) {
-        let bits = piece.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte))
-            << (8 * (3 - piece.len()));
-        for digit in 0..4 {
-            let value = (bits >> (18 - 6 * digit) & 0x3F) as usize;
-            text.push(if digit > piece.len() { '=' } else { char::from(ALPHABET[value]) });
-        }
-    }
-    text
+    GO.encode(bytes)
 }
 
 /// `None` for anything else.
 pub(super) fn decode(text: &[u8]) -> Option<Vec<u8>> {
-    let mut digits = text.iter().copied().filter(|byte| !matches!(byte, b'\r' | b'\n'));
-    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
-    loop {
-        let Some(first) = digits.next() else { return Some(bytes) };
-        let quad = [first, digits.next()?, digits.next()?, digits.next()?];
-        let length = match quad {
-            [_, _, b'=', b'='] => 1,
-            [_, _, _, b'='] => 2,
-            _ => 3,
-        };
-        let mut bits = 0;
-        for digit in &quad[..=length] {
-            bits = bits << 6 | value(*digit)?;
-        }
-        bits <<= 6 * (3 - length);
-        bytes.extend_from_slice(&bits.to_be_bytes()[1..=length]);
-        if length < 3 {
-            return digits.next().is_none().then_some(bytes);
-        }
-    }
-}
-
-fn value(digit: u8) -> Option<u32> {
-    Some(u32::from(match digit {
-        b'A'..=b'Z' => digit - b'A',
-        b'a'..=b'z' => digit - b'a' + 26,
-        b'0'..=b'9' => digit - b'0' + 52,
-        b'+' => 62,
-        b'/' => 63,
-        _ => return None,
-    }))
+    let is_digit = |byte: &u8| !matches!(byte, b'\r' | b'\n');
+    let digits: Vec<u8> = text.iter().copied().filter(is_digit).collect();
+    GO.decode(digits).ok()
 }
 
 #[cfg(test)]
