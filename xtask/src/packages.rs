@@ -59,6 +59,10 @@ const TEST: &[&str] = &[
     // Independent readers of what we write, and independent writers of what we read.
     "erofs-utils",
     "attr",
+    "python3",
+    "python3-hivex",
+    "python3-libregf",
+    "reglookup",
     "gzip",
     "tar",
     "zstd",
