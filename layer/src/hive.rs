@@ -9,6 +9,8 @@
 //!  delta, bytes ──▶ Hive::read ──▶ Hive ──┘
 //! ```
 //!
+//! A hive that was not closed properly goes through [`recover`] first, with the logs beside it.
+//!
 //! The merge follows public descriptions of layered keys and one real delta; it was not yet compared with Windows'
 //! own merge: **unverified on Windows**. `docs/format/regf.md` says what is known how well.
 //!
@@ -22,6 +24,7 @@
 
 mod cells;
 mod format;
+mod log;
 mod merge;
 mod name;
 mod read;
@@ -29,6 +32,7 @@ mod tree;
 mod warning;
 mod write;
 
+pub use log::{Recovered, recover};
 pub use merge::{MergeCounts, Merged, merge};
 pub use name::Name;
 pub use tree::{Hive, Key, KeyFlags, KeyId, Layer, Semantics, Value};

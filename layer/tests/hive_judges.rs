@@ -11,7 +11,9 @@ use std::process::Command;
 use std::sync::Arc;
 
 use layer::Digest;
-use layer::hive::{Hive, Key, KeyFlags, KeyId, Layer, Name, Semantics, Value, WarningKind, merge};
+use layer::hive::{
+    Hive, Key, KeyFlags, KeyId, Layer, Name, Semantics, Value, WarningKind, merge, recover,
+};
 
 /// Runs the judge on a file and returns what it prints.
 fn judge(verb: &str, file: &Path) -> String {
@@ -282,6 +284,20 @@ fn hives_that_windows_wrote() {
         let error = Hive::read(&real(name).1).unwrap_err().to_string();
         assert!(error.contains(message), "{error}");
     }
+}
+
+#[test]
+#[ignore = "needs hives that Windows wrote: PLYWOOD_HIVES"]
+fn a_hive_that_windows_did_not_close() {
+    let (_directory, copy) = temporary();
+    let [hive, log1, log2] = ["NewDirtyHive", "NewDirtyHive.LOG1", "NewDirtyHive.LOG2"].map(real);
+    let recovered = recover(&hive.1, &[&log1.1, &log2.1]).unwrap();
+    // What Windows 10 ends with, after one entry of the first log and three of the second.
+    assert_eq!(recovered.bytes[4..12], [6, 0, 0, 0, 6, 0, 0, 0]);
+    let hive = Hive::read(&recovered.bytes).unwrap();
+    assert_eq!(hive.warnings(), []);
+    std::fs::write(&copy, &recovered.bytes).unwrap();
+    assert_same("hivex", &judge("hivex", &copy), &seen_here(&hive, false));
 }
 
 /// Bytes all over them changed: an error, or a hive that is written and read again.

@@ -40,6 +40,8 @@ pub(super) const MAX_BINS: usize = (1 << 31) - BLOCK;
 pub(super) const LAYERED: u32 = 0x2;
 /// File type of a primary file.
 pub(super) const PRIMARY: u32 = 0;
+/// File type of a log with entries, as Windows 8.1 and later write it (S).
+pub(super) const LOG_WITH_ENTRIES: u32 = 6;
 
 /// `KeyNode::flags`.
 pub(super) mod key_flag {

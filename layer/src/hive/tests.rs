@@ -1,5 +1,6 @@
 //! Hives made by hand, and every way in which they can be wrong.
 
+mod logs;
 mod merges;
 
 use std::sync::Arc;
