@@ -1,7 +1,6 @@
 //! The layers below one that is being converted.
 
 use std::fs::File;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use erofs::Image;
@@ -9,7 +8,7 @@ use layer::{Digest, ImageSource, Parents};
 
 use crate::db::Records;
 use crate::error::{Error, ErrorKind, Result};
-use crate::layers::LayerId;
+use crate::layers::{Layer, LayerId};
 use crate::scope::Scope;
 use crate::snapshot::{Kind, Snapshot, shown};
 
@@ -19,7 +18,7 @@ use crate::snapshot::{Kind, Snapshot, shown};
 #[derive(Debug, Clone)]
 pub struct Below {
     /// Nearest first, repetitions included, so that an image comes out as an import makes it.
-    files: Vec<PathBuf>,
+    layers: Vec<Layer>,
     chain: Option<Digest>,
 }
 
@@ -64,30 +63,53 @@ impl Scope<'_> {
                 })?),
             };
         }
-        let mut chain = None;
-        for id in ids.iter().rev() {
+        let mut layers = Vec::new();
+        for id in ids {
             let record = records
-                .layer(id)?
+                .layer(&id)?
                 .ok_or_else(|| Error::corrupt(format!("layer {id} has no record")))?;
-            // What never was a tar stands for itself.
-            let diff_id = record.diff_id.unwrap_or_else(|| Digest::of(id.as_str().as_bytes()));
-            chain = Some(chain_id(chain, diff_id));
+            layers.push(self.store.located(id, record));
         }
-        let files = ids.iter().map(|id| self.store.layout().layer(id)).collect();
-        Ok(Below { files, chain })
+        Ok(Below::of(layers))
     }
 }
 
 impl Below {
+    /// These layers, nearest first.
+    pub(crate) fn of(layers: Vec<Layer>) -> Self {
+        let mut chain = None;
+        for layer in layers.iter().rev() {
+            // What never was a tar stands for itself.
+            let own = || Digest::of(layer.id.as_str().as_bytes());
+            chain = Some(chain_id(chain, layer.record.diff_id.unwrap_or_else(own)));
+        }
+        Self { layers, chain }
+    }
+
     /// Whether there is nothing below.
     pub fn is_empty(&self) -> bool {
-        self.files.is_empty()
+        self.layers.is_empty()
+    }
+
+    /// The layers, nearest first.
+    pub fn nearest_first(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    /// Whether these are layers of a Windows image.
+    pub fn is_windows(&self) -> bool {
+        self.layers.first().is_some_and(|layer| layer.id.is_cim())
+    }
+
+    /// The chainID of a layer on top of these.
+    pub fn chain_id(&self, diff_id: &Digest) -> Digest {
+        chain_id(self.chain, *diff_id)
     }
 
     /// What the layer image of a layer with this diffID is called on top of these.
     pub fn layer_id(&self, diff_id: &Digest, depends_on_parents: bool) -> LayerId {
         match depends_on_parents {
-            true => LayerId::of_chain(&chain_id(self.chain, *diff_id)),
+            true => LayerId::of_chain(&self.chain_id(diff_id)),
             false => LayerId::of_diff(diff_id),
         }
     }
@@ -95,7 +117,8 @@ impl Below {
 
 impl Parents for Below {
     fn layers(&self) -> layer::Result<Vec<Arc<Image<ImageSource>>>> {
-        let open = |path: &PathBuf| {
+        let open = |layer: &Layer| {
+            let path = &layer.path;
             let doing = || format!("opening {}", path.display());
             let unavailable = |kind, error: Error| {
                 layer::Error::outside(kind, "cannot read the layers below", error)
@@ -108,7 +131,7 @@ impl Parents for Below {
             })?;
             Ok(Arc::new(image))
         };
-        self.files.iter().map(open).collect()
+        self.layers.iter().map(open).collect()
     }
 }
 

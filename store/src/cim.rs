@@ -3,13 +3,15 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, Read};
 use std::path::Path;
 
 use cimfs::{DirectorySet, FileSet as _, Image};
-use layer::{Checksum, Digest};
+use layer::windows::WindowsOptions;
+use layer::{Cancel, Checksum, Digest, LayerImage, LayerOptions, Progress};
 use serde::{Deserialize, Serialize};
 
+use crate::below::Below;
 use crate::db::Records;
 use crate::error::{Error, ErrorKind, Result};
 use crate::layers::{LayerId, LayerRecord};
@@ -33,6 +35,80 @@ pub struct CimFile {
     pub name: String,
     /// Its length in bytes.
     pub length: u64,
+}
+
+/// A Windows layer that was made in [`Staging::cims`] and can be taken from there.
+#[derive(Debug, Clone)]
+pub struct MadeCim {
+    /// Its id on the layers below.
+    pub id: LayerId,
+    /// Its record.
+    pub record: LayerRecord,
+    /// What was made of the blob, as of other layers.
+    pub image: LayerImage,
+}
+
+/// Makes a CIM of a Windows layer's blob in `staging`, under the temporary `name`: a fork of the nearest of the layers
+/// `below`, which are in the store or were made in the same staging directory.
+///
+/// # Errors
+/// Those of [`layer::windows::write_windows_layer`]; `FailedPrecondition` if a layer below is no CIM; `Io`.
+pub fn make_cim(
+    source: impl Read + Send,
+    staging: &Staging,
+    name: &str,
+    below: &Below,
+    blob: &LayerOptions,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<MadeCim> {
+    let doing = || "making a CIM";
+    let directory = staging.make_cims()?;
+    for layer in below.nearest_first() {
+        if !layer.id.is_cim() {
+            return Err(Error::precondition(format!("a Windows layer cannot lie on {}", layer.id)));
+        }
+        if layer.path.parent() != Some(&directory) {
+            staging.lend(layer)?;
+        }
+    }
+    let parent = below.nearest_first().first().map(|layer| layer.id.clone());
+    let parent_name = parent.as_ref().map(LayerId::file_name);
+    let set = DirectorySet::new(&directory);
+    let options = WindowsOptions { blob: blob.clone(), ..WindowsOptions::default() };
+    let made = layer::windows::write_windows_layer(
+        source,
+        &set,
+        name,
+        parent_name.as_deref(),
+        &options,
+        progress,
+        cancel,
+    )
+    .map_err(|source| Error::layer(doing(), source))?;
+    let id = LayerId::of_cim(&below.chain_id(&made.blob.diff_id));
+    std::fs::rename(directory.join(name), directory.join(id.file_name()))
+        .map_err(|source| Error::io(doing(), source))?;
+    let origin = CimOrigin {
+        diff_id: made.blob.diff_id,
+        tar_size: made.blob.tar_size,
+        entries: made.entries,
+        parent,
+    };
+    let record = LayerRecord::of_cim(staging, &id, origin)?;
+    let image = LayerImage {
+        digest: made.blob.digest,
+        size: made.blob.size,
+        diff_id: made.blob.diff_id,
+        tar_size: made.blob.tar_size,
+        image_size: record.image_size,
+        checksum: record.checksum,
+        uuid: record.uuid,
+        entries: made.entries,
+        depends_on_parents: true,
+        hides_lower: false,
+    };
+    Ok(MadeCim { id, record, image })
 }
 
 /// What a conversion tells of a Windows layer beside the files.

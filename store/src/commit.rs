@@ -8,7 +8,7 @@ use layer::{Cancel, LayerOptions};
 
 use crate::apply::is_empty;
 use crate::below::Below;
-use crate::cim::{check_fit, top_of};
+use crate::cim::{check_fit, make_cim, top_of};
 use crate::db::Records;
 use crate::error::{Error, Result};
 use crate::layers::{LayerId, LayerRecord};
@@ -32,6 +32,7 @@ pub struct CommitOptions {
 
 const IMAGE: &str = "layer.erofs";
 const DEFERRED: &str = "deferred.erofs";
+const DEFERRED_CIM: &str = "deferred.cim";
 
 impl Scope<'_> {
     /// Turns the active snapshot `key` into the committed snapshot `name` with the same number. A deferred layer and
@@ -189,7 +190,10 @@ impl Scope<'_> {
         }
         if let (Some(layer), Some(below)) = (&active.deferred, below) {
             // Made for another snapshot already: kept until our transaction, and looked for after that is sure.
-            let id = below.layer_id(&layer.diff_id, true);
+            let id = match below.is_windows() {
+                true => LayerId::of_cim(&below.chain_id(&layer.diff_id)),
+                false => below.layer_id(&layer.diff_id, true),
+            };
             staging.pin(&id)?;
             if store.has_layer(&id)? {
                 made.push(MadeLayer { id, staged: None });
@@ -352,8 +356,6 @@ fn convert_deferred(
     cancel: &Cancel,
 ) -> Result<(LayerId, LayerRecord)> {
     let doing = || format!("converting {}", blob.display());
-    let source = File::open(blob).map_err(|source| Error::io(doing(), source))?;
-    let output = staging.create(DEFERRED)?;
     let options = LayerOptions {
         compression: Some(deferred.compression),
         digest: Some(deferred.digest),
@@ -361,6 +363,12 @@ fn convert_deferred(
         diff_id: Some(deferred.diff_id),
         max_size: Some(deferred.tar_size),
     };
+    let source = File::open(blob).map_err(|source| Error::io(doing(), source))?;
+    if below.is_windows() {
+        let made = make_cim(source, staging, DEFERRED_CIM, below, &options, &(), cancel)?;
+        return Ok((made.id, made.record));
+    }
+    let output = staging.create(DEFERRED)?;
     let image = layer::write_layer_image(source, &output, &options, Some(below), &(), cancel)
         .map_err(|source| Error::layer(doing(), source))?;
     let id = below.layer_id(&image.diff_id, image.depends_on_parents);

@@ -58,6 +58,15 @@ impl Store {
         let mut layers = Vec::new();
         for id in &image.layers {
             let layer = self.layer(id)?.ok_or_else(|| damaged(format!("layer {id} is missing")))?;
+            if layer.id.is_cim() {
+                return Err(Error::new(
+                    crate::ErrorKind::Unsupported,
+                    format!(
+                        "image {} is for Windows; only those for Linux can be exported",
+                        image.reference
+                    ),
+                ));
+            }
             layers.push(LayerPath(layer.path));
         }
         Ok(ExportPlan { reference: image.reference, config, layers })

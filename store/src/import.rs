@@ -295,12 +295,15 @@ fn open_archives(
     sources.into_iter().map(open_one).collect()
 }
 
-/// EROFS holds Linux file systems.
+/// The OS whose layers become CIMs.
+const WINDOWS: &str = "windows";
+
+/// EROFS holds Linux file systems, CIMs those of Windows.
 fn check_platform(platform: Option<&Platform>) -> Result<()> {
     match platform {
-        Some(platform) if platform.os != "linux" => Err(Error::new(
+        Some(platform) if !["linux", WINDOWS].contains(&platform.os.as_str()) => Err(Error::new(
             ErrorKind::Unsupported,
-            format!("images for {platform} cannot be imported, only those for linux"),
+            format!("images for {platform} cannot be imported, only those for linux and windows"),
         )),
         _ => Ok(()),
     }

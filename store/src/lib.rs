@@ -41,7 +41,7 @@ mod store;
 mod sweep;
 
 pub use below::Below;
-pub use cim::{CimFile, CimOrigin, CimParts};
+pub use cim::{CimFile, CimOrigin, CimParts, MadeCim, make_cim};
 pub use collect::Collected;
 pub use commit::CommitOptions;
 pub use db::SCHEMA;

@@ -126,10 +126,10 @@ impl Store {
             let id = &layer.existing.id;
             let record = &layer.existing.record;
             match &layer.staged {
-                Some(file) if write.layer(id)?.is_none() || !self.layout().layer(id).exists() => {
+                Some(file) if !self.holds_layer(&write, id)? => {
                     let staged = self.stage_layer(staging, file, record)?;
                     if self.place_layer(&mut write, &staged, id, record)? {
-                        placed.push(self.layout().layer(id));
+                        placed.extend(self.layout().layer_files(id, record));
                     }
                 }
                 _ if write.layer(id)?.is_none() => {

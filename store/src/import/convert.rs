@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use erofs::Image;
+use layer::archive::ArchiveLayer;
 use layer::{Cancel, ImageSource, LayerImage, LayerOptions, Parents};
 
 use super::plan::{Existing, Node, Plan, chain_id};
@@ -144,6 +145,9 @@ impl Work<'_> {
         };
         self.progress.report(&Event::LayerStarted { layer: index });
         let start = Instant::now();
+        if node.windows {
+            return self.make_cim(index, node, source);
+        }
         let name = format!("layer-{index}");
         let file = self.staging.create(&name)?;
         let options = LayerOptions {
@@ -178,6 +182,45 @@ impl Work<'_> {
         let record = LayerRecord::of(&image);
         let existing = Existing { id, record, path };
         Ok(Layer { existing, staged: Some(name), image: Some(image), reused: false, elapsed })
+    }
+
+    /// As [`make`](Self::make), for a layer of a Windows image.
+    fn make_cim(&self, index: usize, node: &Node, source: &ArchiveLayer) -> Result<Layer> {
+        let doing = || format!("importing layer {}", node.label);
+        let mut below = Vec::new();
+        let mut next = node.parent;
+        while let Some(parent) = next {
+            let Existing { id, record, path } = self.wait(parent)?.existing;
+            below.push(crate::Layer { id, record, path });
+            next = self.plan.nodes[parent].parent;
+        }
+        // Without what it took to wait for the layer below.
+        let start = Instant::now();
+        let options = LayerOptions {
+            compression: None,
+            digest: source.digest,
+            size: source.size,
+            diff_id: source.diff_id,
+            max_size: self.max_size,
+        };
+        let advance = |bytes| {
+            self.stopped();
+            self.progress.report(&Event::LayerAdvanced { layer: index, bytes });
+        };
+        let reader = source.open().map_err(|error| Error::layer(doing(), error))?;
+        let below = crate::Below::of(below);
+        let name = format!("layer-{index}.cim");
+        let made =
+            crate::make_cim(reader, self.staging, &name, &below, &options, &advance, &self.stop)
+                .map_err(|error| Error::caused(error.kind(), doing(), error))?;
+        sys::failpoint::hit("import-converted");
+        let elapsed = start.elapsed();
+        self.progress.report(&Event::LayerConverted { layer: index, image: &made.image, elapsed });
+        let path = self.staging.cims().join(made.id.file_name());
+        let existing = Existing { id: made.id, record: made.record, path };
+        // Its files are known by its record.
+        let staged = Some(String::new());
+        Ok(Layer { existing, staged, image: Some(made.image), reused: false, elapsed })
     }
 
     /// Waits until a layer is there. Its index is lower than the caller's, so somebody has taken it.

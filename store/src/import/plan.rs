@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use layer::Digest;
 use layer::archive::{ArchiveLayer, Document, Platform};
 
-use super::{ImportOptions, Opened, PlannedLayer, check_platform};
+use super::{ImportOptions, Opened, PlannedLayer, WINDOWS, check_platform};
 pub(super) use crate::below::chain_id;
 use crate::error::{Error, ErrorKind, Result};
 use crate::images::ImageRecord;
@@ -31,6 +31,8 @@ pub(super) struct Node {
     pub(super) parent: Option<usize>,
     /// The first node of the same diffID: if its image needs no parents, it is this one's too.
     pub(super) twin: Option<usize>,
+    /// Whether it is a layer of a Windows image, which becomes a CIM.
+    pub(super) windows: bool,
     /// What the store has.
     pub(super) existing: Option<Existing>,
 }
@@ -61,7 +63,8 @@ pub(super) struct PlannedImage {
 pub(super) struct Plan {
     pub(super) nodes: Vec<Node>,
     pub(super) images: Vec<PlannedImage>,
-    by_chain: HashMap<Digest, usize>,
+    /// For Windows or not.
+    by_chain: HashMap<(bool, Digest), usize>,
     by_diff: HashMap<Digest, usize>,
 }
 
@@ -84,8 +87,9 @@ impl Plan {
             for image in images {
                 check_platform(Some(&image.platform))?;
                 let mut nodes: Vec<usize> = Vec::new();
+                let windows = image.platform.os == WINDOWS;
                 for layer in image.layers {
-                    nodes.push(plan.add_layer(nodes.last().copied(), layer));
+                    nodes.push(plan.add_layer(nodes.last().copied(), layer, windows));
                 }
                 plan.images.push(PlannedImage {
                     names: image.names,
@@ -108,6 +112,7 @@ impl Plan {
             chain: None,
             parent: None,
             twin: None,
+            windows: options.platform.as_ref().is_some_and(|platform| platform.os == WINDOWS),
             existing: None,
         });
         self.images.push(PlannedImage {
@@ -120,18 +125,21 @@ impl Plan {
         });
     }
 
-    fn add_layer(&mut self, parent: Option<usize>, layer: ArchiveLayer) -> usize {
+    fn add_layer(&mut self, parent: Option<usize>, layer: ArchiveLayer, windows: bool) -> usize {
         let below = parent.and_then(|parent| self.nodes[parent].chain);
         let chain = layer.diff_id.map(|diff_id| chain_id(below, diff_id));
-        if let Some(node) = chain.and_then(|chain| self.by_chain.get(&chain)) {
+        if let Some(node) = chain.and_then(|chain| self.by_chain.get(&(windows, chain))) {
             return *node;
         }
         let index = self.nodes.len();
         let mut twin = None;
         if let (Some(chain), Some(diff_id)) = (chain, layer.diff_id) {
-            self.by_chain.insert(chain, index);
-            let first = *self.by_diff.entry(diff_id).or_insert(index);
-            twin = (first != index).then_some(first);
+            self.by_chain.insert((windows, chain), index);
+            // A CIM is another one on another chain.
+            if !windows {
+                let first = *self.by_diff.entry(diff_id).or_insert(index);
+                twin = (first != index).then_some(first);
+            }
         }
         self.nodes.push(Node {
             label: layer.label.clone(),
@@ -140,6 +148,7 @@ impl Plan {
             chain,
             parent,
             twin,
+            windows,
             existing: None,
         });
         index
@@ -201,7 +210,7 @@ impl Plan {
         }
         for node in &mut self.nodes {
             if node.existing.is_none() {
-                node.existing = find(store, node.chain, node.diff_id)?;
+                node.existing = find(store, node)?;
             }
             match (&node.existing, &node.source) {
                 (Some(existing), _) => staging.pin(&existing.id)?,
@@ -232,12 +241,14 @@ impl Plan {
                 chain: chain.parse().ok(),
                 parent: nodes.len().checked_sub(1),
                 twin: None,
+                windows: id.is_cim(),
                 existing: Some(Existing { id: found.id, record: found.record, path: found.path }),
             });
         }
         let below = nodes.len();
         for mut node in std::mem::take(&mut self.nodes) {
             node.parent = below.checked_sub(1);
+            node.windows = platform.os == WINDOWS;
             nodes.push(node);
         }
         self.nodes = nodes;
@@ -264,9 +275,9 @@ fn counted(count: usize, one: &str, more: &str) -> String {
 }
 
 /// The layer of a chainID or else of a diffID, with its file in place.
-fn find(store: &Store, chain: Option<Digest>, diff_id: Option<Digest>) -> Result<Option<Existing>> {
+fn find(store: &Store, node: &Node) -> Result<Option<Existing>> {
     let mut ids = Vec::new();
-    if let Some(chain) = chain {
+    if let Some(chain) = node.chain {
         match store.stat(chain.to_string().as_bytes()) {
             Ok(snapshot) if snapshot.kind == Kind::Committed => {
                 ids.extend(snapshot.layers.first().cloned())
@@ -276,8 +287,10 @@ fn find(store: &Store, chain: Option<Digest>, diff_id: Option<Digest>) -> Result
             Err(error) => return Err(error),
         }
         ids.push(LayerId::of_chain(&chain));
+        ids.push(LayerId::of_cim(&chain));
     }
-    ids.extend(diff_id.as_ref().map(LayerId::of_diff));
+    ids.extend(node.diff_id.as_ref().map(LayerId::of_diff));
+    ids.retain(|id| id.is_cim() == node.windows);
     for id in ids {
         if let Some(found) = store.layer(&id)?
             && store.is_intact(&id, &found.record)

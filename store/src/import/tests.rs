@@ -5,6 +5,7 @@
 mod fixture;
 
 mod faults;
+mod windows;
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
@@ -409,16 +410,16 @@ fn bare_layers_alone_and_on_a_base() {
 #[test]
 fn other_platforms() {
     let bench = Bench::new();
-    let windows = docker_archive("windows/amd64", &[layer_tar(&[("Files/a", b"")])], &["win"]);
-    let error = bench.import(&windows).unwrap_err();
+    let freebsd = docker_archive("freebsd/amd64", &[layer_tar(&[("bin/a", b"")])], &["free"]);
+    let error = bench.import(&freebsd).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     let cause = std::error::Error::source(&error).unwrap().to_string();
-    assert!(cause.contains("windows/amd64"), "{cause}");
+    assert!(cause.contains("freebsd/amd64"), "{cause}");
     let options = ImportOptions {
-        platform: Some("windows/amd64".parse().unwrap()),
+        platform: Some("freebsd/amd64".parse().unwrap()),
         ..ImportOptions::default()
     };
-    let error = bench.import_with(&windows, &options, &(), &Cancel::new()).unwrap_err();
+    let error = bench.import_with(&freebsd, &options, &(), &Cancel::new()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
 }
 
