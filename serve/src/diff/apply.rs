@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use layer::windows::{RECOGNITION_LENGTH, is_windows_layer};
 use layer::{Digest, LayerFormat, LayerImage, LayerOptions, Parents};
 use store::{
     Below, DeferredLayer, Kind, LayerId, LayerRecord, Origin, Scope, Scratch, Snapshot, Staging,
@@ -26,6 +27,7 @@ const PARENT_CHAIN_ID: &str = "containerd.io/snapshot/parent-chain-id";
 /// Names in a staging directory.
 const IMAGE: &str = "layer.erofs";
 const BLOB: &str = "blob";
+const CIM: &str = "layer.cim";
 
 /// A request that was found to make sense.
 #[derive(Debug)]
@@ -148,8 +150,27 @@ impl Task<'_> {
     fn convert(&self, namespace: &str) -> Result<Descriptor, Status> {
         let store = self.job.differ.service.store();
         let staging = Staging::new(store.root()).map_err(|error| of_store(&error))?;
-        let parents = LayersBelow { below: self.below(namespace)?, missed: AtomicBool::new(false) };
-        let image = match self.image(&staging, &parents) {
+        let below = self.below(namespace)?;
+        let blob = match self.wanted.format {
+            LayerFormat::Tar(_) => Beginning::of(self.blob())?,
+            LayerFormat::Erofs(_) => Beginning { bytes: Vec::new(), rest: self.blob() },
+        };
+        let known = below.as_ref().filter(|below| !below.is_empty());
+        match known {
+            Some(below) if below.is_windows() => {
+                return self.convert_windows(&staging, below, blob);
+            }
+            None if is_windows_layer(&blob.bytes) => {
+                return match &below {
+                    Some(below) => self.convert_windows(&staging, below, blob),
+                    // A fork of whatever will be below it.
+                    None => self.defer(&staging),
+                };
+            }
+            _ => {}
+        }
+        let parents = LayersBelow { below, missed: AtomicBool::new(false) };
+        let image = match self.image(&staging, &parents, blob) {
             Ok(image) => image,
             Err(_) if parents.missed.load(Ordering::Relaxed) => return self.defer(&staging),
             Err(status) => return Err(status),
@@ -167,10 +188,33 @@ impl Task<'_> {
         self.applied(&image.diff_id, image.tar_size)
     }
 
-    fn image(&self, staging: &Staging, parents: &LayersBelow) -> Result<LayerImage, Status> {
+    /// A layer of a Windows image: a CIM, forked from that of the layer below.
+    fn convert_windows(
+        &self,
+        staging: &Staging,
+        below: &Below,
+        blob: Beginning<impl Read + Send>,
+    ) -> Result<Descriptor, Status> {
+        let (options, cancel) = (self.options(), &self.job.stop.cancel);
+        let made = store::make_cim(blob.whole(), staging, CIM, below, &options, &(), cancel)
+            .map_err(|error| of_store(&error))?;
+        self.check_stop()?;
+        self.scope
+            .apply_layer(&self.active.key, staging, CIM, &made.id, &made.record)
+            .map_err(|error| of_store(&error))?;
+        self.job.differ.service.metrics().layer_done(LayerWork::Apply, made.image.tar_size);
+        self.applied(&made.image.diff_id, made.image.tar_size)
+    }
+
+    fn image(
+        &self,
+        staging: &Staging,
+        parents: &LayersBelow,
+        blob: Beginning<impl Read + Send>,
+    ) -> Result<LayerImage, Status> {
         let output = staging.create(IMAGE).map_err(|error| of_store(&error))?;
         let (options, cancel) = (self.options(), &self.job.stop.cancel);
-        let blob = self.blob();
+        let blob = blob.whole();
         let image = match self.wanted.format {
             LayerFormat::Tar(_) => {
                 layer::write_layer_image(blob, &output, &options, Some(parents), &(), cancel)
@@ -287,6 +331,25 @@ impl Parents for LayersBelow {
                 Err(layer::Error::outside(kind, "the layer depends on those below", reason))
             }
         }
+    }
+}
+
+/// A blob of which the first bytes were looked at.
+struct Beginning<R> {
+    bytes: Vec<u8>,
+    rest: R,
+}
+
+impl<R: Read> Beginning<R> {
+    fn of(mut blob: R) -> Result<Self, Status> {
+        let mut bytes = Vec::new();
+        let looked = (&mut blob).take(RECOGNITION_LENGTH as u64).read_to_end(&mut bytes);
+        looked.map_err(|error| Status::unavailable(format!("cannot read the layer: {error}")))?;
+        Ok(Self { bytes, rest: blob })
+    }
+
+    fn whole(self) -> impl Read {
+        std::io::Cursor::new(self.bytes).chain(self.rest)
     }
 }
 

@@ -33,6 +33,15 @@ impl Located {
         match top.r#type.as_str() {
             "bind" if below.is_empty() => places.directory(Path::new(&top.source)),
             "overlay" if below.is_empty() => places.overlay(&top.options, &[]),
+            // As containerd's own snapshotter for CIMs describes a snapshot that a layer is unpacked into.
+            "CimFS" if below.is_empty() => {
+                let number = places.number(Path::new(&top.source));
+                let number = number.ok_or_else(|| foreign(&top.source))?;
+                let active = places.store.active_by_number(number);
+                active
+                    .map(|active| Self::Active(Box::new(active)))
+                    .map_err(|error| status::of_store(&error))
+            }
             "erofs" if below.is_empty() => {
                 Ok(Self::Layers(vec![places.file(Path::new(&top.source))?]))
             }

@@ -84,6 +84,9 @@ fn described(
         Some(mapping) if mapping.is_done(chain).map_err(|error| status::of_mount(&error))? => None,
         mapping => mapping,
     };
+    if chain.layers.first().is_some_and(|top| top.id.is_cim()) {
+        return windows_mounts(service, chain);
+    }
     let config = service.config();
     let form = MountForm { user_xattrs: config.userxattr };
     let described = match (config.mounts, mapping) {
@@ -95,6 +98,31 @@ fn described(
     let mounts = described.map_err(|error| status::of_mount(&error))?;
     Ok(mounts.into_iter().map(wire::mount).collect())
 }
+
+/// The mounts of a snapshot on a Windows image, in the form of containerd's own snapshotter for CIMs, which only Windows
+/// can mount: on Linux they tell the differ what it unpacks into. As there, only snapshots that a layer is unpacked into
+/// can be had without a container.
+fn windows_mounts(service: &Service, chain: &Chain) -> Result<Vec<types::Mount>, Status> {
+    let key = &chain.snapshot.key;
+    if chain.scratch.is_none() || !text::key(key).contains(EXTRACT) {
+        return Err(Status::unimplemented(format!(
+            "snapshot {} is based on a Windows image, which containerd cannot mount on Linux; `plywood mount` shows it",
+            text::key(key)
+        )));
+    }
+    let path = |path: &std::path::Path| path.to_string_lossy().into_owned();
+    let cims: Vec<String> = chain.layers.iter().map(|layer| path(&layer.path)).collect();
+    let source = service.store().root().join("snapshots").join(chain.snapshot.id.to_string());
+    Ok(vec![types::Mount {
+        r#type: "CimFS".to_owned(),
+        source: path(&source),
+        target: String::new(),
+        options: vec!["rw".to_owned(), format!("parentCimPaths={}", serde_json::json!(cims))],
+    }])
+}
+
+/// What containerd puts into the keys of snapshots that layers are unpacked into.
+const EXTRACT: &str = "extract";
 
 fn volumes(
     service: &Service,

@@ -19,6 +19,7 @@ mod root;
 mod scenario;
 mod session;
 mod suite;
+mod windows;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

@@ -13,6 +13,7 @@ use super::image::{self, Image};
 use super::listing::Listing;
 use super::root::{Root, Version};
 use super::session::{Session, User};
+use super::windows;
 use crate::program;
 
 /// What a container of the tests does when nobody talks to it.
@@ -134,6 +135,8 @@ pub(super) fn run(session: &Session) -> Result<()> {
         steps.done("hard links into another layer");
         extremes::full(user, &everything)?;
         steps.done("a container that fills its scratch, and what is left of it");
+        windows::import(session, &images)?;
+        steps.done("an image for Windows");
     }
     if user.root.version == Version::V1_7 {
         extremes::deep(user, &images)?;

@@ -61,7 +61,8 @@ impl Session {
         let mut directories = vec![self.user.directory.join(overlayfs)];
         if let Some(plywood) = &self.plywood {
             let store = plywood.store();
-            directories.extend(["layers", "snapshots", "staging"].map(|part| store.join(part)));
+            let parts = ["layers", "cim-layers", "snapshots", "staging"];
+            directories.extend(parts.map(|part| store.join(part)));
         }
         directories.retain(|directory| directory.exists());
         directories

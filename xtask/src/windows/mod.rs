@@ -8,6 +8,7 @@ mod hives;
 mod layers;
 mod regf;
 mod security;
+mod small;
 mod tar;
 mod tree;
 mod wine;
@@ -61,24 +62,40 @@ pub(crate) fn build(directory: &Path) -> Result<WindowsImage> {
         .with_context(|| format!("cannot create {}", directory.display()))?;
     let wine = wine::unpacked(&directory)?;
     let trees = [layers::base(&wine, &directory)?, layers::first(&wine), layers::second(&wine)];
+    assemble(&image.archive, &trees, &image.tars)?;
+    for part in ["wine", "apt"] {
+        std::fs::remove_dir_all(at(part))
+            .with_context(|| format!("cannot remove {}", at(part).display()))?;
+    }
+    Ok(image)
+}
+
+/// An image of two small layers, in one archive. Needs no packages.
+pub(crate) fn small(directory: &Path) -> Result<PathBuf> {
+    std::fs::create_dir_all(directory)
+        .with_context(|| format!("cannot create {}", directory.display()))?;
+    let archive = directory.join("windows.tar");
+    let tars = ["windows-base.tar", "windows-top.tar"].map(|name| directory.join(name));
+    assemble(&archive, &small::layers(), &tars)?;
+    Ok(archive)
+}
+
+/// Writes layers to `tars` and an image of them to `archive`.
+fn assemble(archive: &Path, trees: &[Tree], tars: &[PathBuf]) -> Result<()> {
     let mut layers = Vec::new();
-    for (tree, tar) in trees.iter().zip(&image.tars) {
+    for (tree, tar) in trees.iter().zip(tars) {
         layers.push(pack(tree, tar)?);
     }
     let platform =
         Platform { os: "windows", architecture: "amd64", os_version: Some("10.0.20348.2849") };
     let config = json!({ "Cmd": ["c:\\windows\\system32\\cmd.exe"] });
     let created = "2025-01-01T00:00:00Z";
-    oci_layout::write_archive_for(&image.archive, REFERENCE, platform, &layers, &config, created)?;
+    oci_layout::write_archive_for(archive, REFERENCE, platform, &layers, &config, created)?;
     for layer in &layers {
         std::fs::remove_file(&layer.path)
             .with_context(|| format!("cannot remove {}", layer.path.display()))?;
     }
-    for part in ["wine", "apt"] {
-        std::fs::remove_dir_all(at(part))
-            .with_context(|| format!("cannot remove {}", at(part).display()))?;
-    }
-    Ok(image)
+    Ok(())
 }
 
 fn pack(tree: &Tree, tar: &Path) -> Result<Layer> {
