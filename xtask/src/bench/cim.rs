@@ -2,11 +2,14 @@
 
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use serde_json::Value;
 
 use super::Bench;
+use super::measure::{Series, drop_caches, empty};
 use super::report::Row;
 use super::serving::answers;
+use crate::program;
 
 /// Opening an image of very many files and looking at one of them.
 pub(super) fn open(bench: &Bench) -> Result<Row> {
@@ -34,6 +37,42 @@ pub(super) fn open(bench: &Bench) -> Result<Row> {
         note: "In one process, after drop_caches: opening, a lookup without regard to case over five directories, metadata \
                and security descriptor. The memory is by how much the process's peak grew."
             .to_owned(),
+    })
+}
+
+/// The EROFS view of an image of very many files.
+pub(super) fn view(bench: &Bench) -> Result<Row> {
+    let many = &bench.many;
+    let mut series = vec![
+        Series { name: "plywood, made".to_owned(), values: Vec::new() },
+        Series { name: "plywood, found again".to_owned(), values: Vec::new() },
+    ];
+    let cache = bench.work.join("views");
+    for run in 0..bench.runs {
+        empty(&cache)?;
+        drop_caches()?;
+        let mut probe = Command::new(&bench.probe);
+        probe.arg("view-cim").arg(&many.directory).arg(many.name).arg(&cache);
+        let answer: Value = serde_json::from_str(&program::output(&mut probe)?)?;
+        for (series, key) in series.iter_mut().zip(["made", "found"]) {
+            let value = answer[key].as_f64().with_context(|| format!("no `{key}`"))?;
+            println!("  {:>2}/{} {:<40} {value:.2}", run + 1, bench.runs, series.name);
+            series.values.push(value);
+        }
+    }
+    let (made, found) = (series[0].median(), series[1].median());
+    Ok(Row {
+        id: "cim-view",
+        same_work: false,
+        title: format!("EROFS view of a CIM of {} files", many.count),
+        unit: "ms",
+        series,
+        bar: "under 1 s; a second mount reuses it",
+        verdict: Some((
+            made < 1000.0 && found < made / 10.0,
+            format!("{made:.0} ms, found again in {found:.1} ms"),
+        )),
+        note: "In one process, after drop_caches; the view is durable when it is there.".to_owned(),
     })
 }
 

@@ -85,6 +85,7 @@ const ROWS: &[(&str, Measurement)] = &[
     ("read-tree", One(reading::tree)),
     ("list-tree", One(reading::list)),
     ("cim-open", One(cim::open)),
+    ("cim-view", One(cim::view)),
     ("cim-fork", One(cim::fork)),
     ("calls", Several(calls::call_rows)),
     ("daemon-memory", Several(calls::memory_row)),

@@ -106,6 +106,25 @@ pub(crate) fn fork(directory: &Path, name: &str) -> Result<()> {
     Ok(())
 }
 
+pub(crate) fn view(directory: &Path, name: &str, cache: &Path) -> Result<()> {
+    let (image, cancel) = (directory.join(name), layer::Cancel::new());
+    let timed = || -> Result<_> {
+        let start = Instant::now();
+        let view = layer::cim_view::view_of(&image, cache, &cancel)?;
+        Ok((start.elapsed().as_secs_f64() * 1e3, view))
+    };
+    let (made, view) = timed()?;
+    let summary = view.made.context("the view was there already")?;
+    let (found, again) = timed()?;
+    anyhow::ensure!(again.made.is_none() && again.path == view.path, "the view was made again");
+    let size = std::fs::metadata(&view.path)?.len();
+    println!(
+        "{}",
+        json!({ "made": made, "found": found, "size": size, "pointed": summary.pointed, "copied": summary.copied })
+    );
+    Ok(())
+}
+
 /// A line of `/proc/self/status` in KiB.
 fn resident(field: &str) -> Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status").context("cannot read /proc")?;

@@ -40,6 +40,8 @@ enum Probe {
     ManyCim { directory: PathBuf, name: String, count: usize },
     /// Microseconds of opening a CIM and looking at one path, and by how many KiB the process grew
     OpenCim { directory: PathBuf, name: String, path: String },
+    /// Milliseconds of making the EROFS view of a CIM in an empty cache, and of finding it there again
+    ViewCim { directory: PathBuf, name: String, cache: PathBuf },
     /// Milliseconds of a durable fork that changes ten files, and the bytes written beyond their data
     ForkCim { directory: PathBuf, name: String },
     /// Microseconds of mounting, looking at and unmounting an image
@@ -77,6 +79,7 @@ fn measure(probe: Probe) -> anyhow::Result<()> {
         }
         Probe::ManyCim { directory, name, count } => cim::many(&directory, &name, count),
         Probe::OpenCim { directory, name, path } => cim::open(&directory, &name, &path),
+        Probe::ViewCim { directory, name, cache } => cim::view(&directory, &name, &cache),
         Probe::ForkCim { directory, name } => cim::fork(&directory, &name),
         Probe::Mount { image, target, count } => mounting::repeat(&image, &target, count),
         Probe::Rootfs { root, run, reference, target } => {
