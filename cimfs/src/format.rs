@@ -323,6 +323,29 @@ bitflags! {
     }
 }
 
+/// Win32's values of the attributes that have a flag (*stated*).
+const ATTRIBUTES: [(FileFlags, u32); 5] = [
+    (FileFlags::READ_ONLY, 0x1),
+    (FileFlags::HIDDEN, 0x2),
+    (FileFlags::SYSTEM, 0x4),
+    (FileFlags::ARCHIVE, 0x20),
+    (FileFlags::SPARSE, 0x200),
+];
+
+impl FileFlags {
+    /// Of Win32 file attributes; those that have no flag are left out.
+    pub fn from_attributes(attributes: u32) -> Self {
+        let set = ATTRIBUTES.iter().filter(|(_, attribute)| attributes & attribute != 0);
+        set.fold(Self::empty(), |all, (flag, _)| all | *flag)
+    }
+
+    /// The Win32 file attributes that these stand for.
+    pub fn to_attributes(self) -> u32 {
+        let set = ATTRIBUTES.iter().filter(|(flag, _)| self.contains(*flag));
+        set.fold(0, |all, (_, attribute)| all | attribute)
+    }
+}
+
 /// A file or directory. A hard link is a second name for the same [`FileId`] (*stated*); the number of
 /// links is stored nowhere that is known.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]

@@ -78,7 +78,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use files::{DirectorySet, FileSet, MemoryFile, MemorySet, WritableFile, WritableSet};
 pub use format::{FileFlags, FileId, RegionOffset, StreamFraming};
 pub use guid::Guid;
-pub use lifecycle::{Usage, destroy, forks, orphans, usage};
+pub use lifecycle::{Usage, destroy, files, forks, orphans, orphans_without, usage};
 pub use name::{ImagePath, Name};
 pub use read_at::ReadAt;
 pub use reader::{

@@ -91,15 +91,41 @@ pub fn destroy<S: WritableSet>(set: &S, name: &str) -> Result<()> {
     set.sync().map_err(|e| Error::io("making the removal durable", e))
 }
 
+/// Names of the files that [`destroy`] removes: the image's own regions and object-ID files as far as they are there, and
+/// last the filesystem file.
+///
+/// # Errors
+/// As [`Image::open`](crate::Image::open) for the filesystem file; [`ErrorKind::Io`].
+pub fn files<S: FileSet>(set: &S, name: &str) -> Result<Vec<String>> {
+    let file = FilesystemFile::read(set, name)?;
+    let present: HashSet<String> = names(set)?.into_iter().collect();
+    let mut files: Vec<_> = files_of(&file.header.regions).collect();
+    files.retain(|file| present.contains(file));
+    files.push(name.into());
+    Ok(files)
+}
+
 /// Names of files that look like parts of images and belong to none: temporary ones, and regions and object
 /// lists that no filesystem file mentions. Killed writers leave such, and so do removals that were cut
-/// elsewhere. While an image is being written, its files are among them.
+/// elsewhere, and images that took the place of their parents. While an image is being written, its files are among them.
 ///
 /// # Errors
 /// [`ErrorKind::Io`]; also if a filesystem file is of no known version, because then nobody knows what is its.
 pub fn orphans<S: FileSet>(set: &S) -> Result<Vec<String>> {
+    unneeded(set, None)
+}
+
+/// What [`orphans`] would find if an image were not there; its own files are among them.
+///
+/// # Errors
+/// As [`orphans`].
+pub fn orphans_without<S: FileSet>(set: &S, image: &str) -> Result<Vec<String>> {
+    unneeded(set, Some(image))
+}
+
+fn unneeded<S: FileSet>(set: &S, without: Option<&str>) -> Result<Vec<String>> {
     let mut needed = HashSet::new();
-    for name in images(set)? {
+    for name in images(set)?.into_iter().filter(|name| Some(&**name) != without) {
         let file = FilesystemFile::read(set, &name)?;
         needed.extend(file.sets().map(|(_, regions)| Guid::from_disk(regions.id)));
     }

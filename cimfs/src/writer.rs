@@ -68,6 +68,7 @@ pub struct ImageWriter<S: WritableSet> {
     tree: Tree,
     parent: Option<Parent<S::File>>,
     open: Option<OpenStream>,
+    by_content: bool,
 }
 
 impl<S: WritableSet> std::fmt::Debug for ImageWriter<S> {
@@ -112,7 +113,8 @@ impl<S: WritableSet> ImageWriter<S> {
         output.put(Class::Metadata, &table, None)?;
         let root = Node::new(FileEntry::new_zeroed(), Body::Directory(Directory::empty()));
         let tree = Tree::new(root);
-        let mut writer = Self { output, options, guid, tree, parent: None, open: None };
+        let (parent, open) = (None, None);
+        let mut writer = Self { output, options, guid, tree, parent, open, by_content: false };
         writer.add_directory(&ImagePath::ROOT, &Metadata::default())?;
         Ok(writer)
     }
@@ -144,7 +146,7 @@ impl<S: WritableSet> ImageWriter<S> {
         let parent_objects = ParentObjects::open(&set, &sets);
         let output = Output::new(set, name, guid, parent_objects)?;
         let parent = Some(Parent { image, upcase });
-        Ok(Self { output, options, guid, tree, parent, open: None })
+        Ok(Self { output, options, guid, tree, parent, open: None, by_content: false })
     }
 
     /// Adds a directory, or gives one that exists (the root too) other metadata. A file of that name is
@@ -335,6 +337,16 @@ impl<S: WritableSet> ImageWriter<S> {
     pub fn commit(self) -> Result<Summary> {
         self.expect_closed()?;
         emit::Emission::new(self)?.write()
+    }
+
+    /// Like [`commit`](Self::commit), under a GUID that is made of the image's name, parents and content instead of the
+    /// one that it was begun with: for those who know nothing that identifies the content beforehand.
+    ///
+    /// # Errors
+    /// As [`commit`](Self::commit); [`ErrorKind::Exists`] if there are regions of that GUID.
+    pub fn commit_by_content(mut self) -> Result<Summary> {
+        self.by_content = true;
+        self.commit()
     }
 
     /// Gives the image another identifier than it was begun with: that of content that was not known then. Nothing

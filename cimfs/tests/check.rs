@@ -79,7 +79,7 @@ fn each_kind_of_damage_has_its_code() {
         (&metadata, entry + 0x36, &[9], Code::StreamKind),
         (&metadata, entry + 0x38, &[0; 8], Code::SecurityMissing),
         (&metadata, place(file.entry.security) + 2, &[9], Code::Security),
-        (&metadata, entry + 0x50, &[40], Code::Streams),
+        (&metadata, entry + 0x50, &[0xFF; 3], Code::Streams),
         (&metadata, entry + 0x58, &[77], Code::Parent),
         (&metadata, entry + 0x5C, &[1], Code::Merged),
         (&metadata, place(large.position) + 0x28, &[1], Code::Alignment),

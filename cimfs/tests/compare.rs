@@ -201,5 +201,5 @@ fn of_what_a_fork_shares_no_name_descriptor_or_data_is_read() {
     // 5000 entries of 96 bytes, looked at three times, two upcase tables, and the names of one directory; all names are
     // 2,000,000 bytes in each image.
     let read = read.load(Ordering::Relaxed);
-    assert!(read < 2_500_000, "{read}");
+    assert!(read < 3_000_000, "{read}");
 }

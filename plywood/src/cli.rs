@@ -1,5 +1,6 @@
 //! The command line's definition: what `--help`, the completions and the man pages are made from.
 
+mod cim;
 mod erofs;
 mod image;
 mod mount;
@@ -11,6 +12,10 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
+pub(crate) use self::cim::{
+    CimAddArgs, CimCatArgs, CimCheckArgs, CimCreateArgs, CimDestroyArgs, CimDiffArgs,
+    CimExtractArgs, CimFileArgs, CimListArgs, CimRemoveArgs, CimStatArgs, CimTreeArgs, CimVerb,
+};
 pub(crate) use self::erofs::{
     CatArgs, CheckArgs, CreateArgs, DiffArgs, ErofsVerb, ExtractArgs, FileArgs, ListArgs,
     MergeArgs, StatArgs,
@@ -133,6 +138,9 @@ pub(crate) enum Verb {
     /// Write EROFS layer images, and look inside them without mounting.
     #[command(subcommand)]
     Erofs(ErofsVerb),
+    /// Write Windows' CIM images, and look inside them without mounting.
+    #[command(subcommand)]
+    Cim(CimVerb),
     /// Work with the store's tree of snapshots.
     #[command(subcommand)]
     Snapshot(SnapshotVerb),

@@ -199,6 +199,9 @@ fn code_of(cause: &(dyn Error + 'static)) -> Option<Exit> {
     if let Some(error) = cause.downcast_ref::<serve::Error>() {
         return serve_code(error.kind());
     }
+    if let Some(error) = cause.downcast_ref::<cimfs::Error>() {
+        return cim_code(error.kind());
+    }
     match CauseKind::of(cause) {
         // What makes no sense is an argument, unless it came out of a layer: then that says so itself.
         CauseKind::Store(store::ErrorKind::Invalid) if cause.source().is_some() => None,
@@ -233,6 +236,19 @@ fn erofs_code(kind: erofs::ErrorKind) -> Option<Exit> {
         ErrorKind::Unsupported | ErrorKind::TooLarge => Some(Exit::NotSupported),
         ErrorKind::Invalid => Some(Exit::Usage),
         ErrorKind::NotFound => Some(Exit::NotFound),
+        _ => None,
+    }
+}
+
+fn cim_code(kind: cimfs::ErrorKind) -> Option<Exit> {
+    use cimfs::ErrorKind;
+    match kind {
+        // Without one of its region files an image is damaged.
+        ErrorKind::NotCim | ErrorKind::Corrupt | ErrorKind::Missing => Some(Exit::Corrupt),
+        ErrorKind::Unsupported | ErrorKind::TooLarge => Some(Exit::NotSupported),
+        ErrorKind::Invalid => Some(Exit::Usage),
+        ErrorKind::NotFound => Some(Exit::NotFound),
+        ErrorKind::Exists => Some(Exit::Exists),
         _ => None,
     }
 }

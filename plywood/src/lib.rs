@@ -76,6 +76,7 @@ fn perform(cli: Cli, places: Places) -> anyhow::Result<ExitCode> {
 fn dispatch(session: &mut Session, verb: Verb) -> anyhow::Result<ExitCode> {
     match verb {
         Verb::Image(verb) => verb::image::image(session, &verb)?,
+        Verb::Cim(verb) => return verb::cim::cim(session, &verb),
         Verb::Erofs(verb) => return verb::erofs::erofs(session, &verb),
         Verb::Snapshot(verb) => verb::snapshot::snapshot(session, &verb)?,
         Verb::Mount(args) => verb::mount::mount(session, &args)?,

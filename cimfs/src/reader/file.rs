@@ -62,18 +62,9 @@ impl FileView {
     /// Win32 file attributes: the flags that are known, with `DIRECTORY` and `REPARSE_POINT` from what the
     /// file has, and `NORMAL` if there is nothing else.
     pub fn attributes(&self) -> u32 {
-        const FLAGS: [(FileFlags, u32); 5] = [
-            (FileFlags::READ_ONLY, 0x1),
-            (FileFlags::HIDDEN, 0x2),
-            (FileFlags::SYSTEM, 0x4),
-            (FileFlags::ARCHIVE, 0x20),
-            (FileFlags::SPARSE, 0x200),
-        ];
-        let flags = self.flags();
-        let known = FLAGS.iter().filter(|(flag, _)| flags.contains(*flag));
         let directory = if self.is_dir() { 0x10 } else { 0 };
         let reparse = if self.is_reparse_point() { 0x400 } else { 0 };
-        match known.fold(directory | reparse, |all, (_, attribute)| all | attribute) {
+        match self.flags().to_attributes() | directory | reparse {
             0 => 0x80,
             attributes => attributes,
         }

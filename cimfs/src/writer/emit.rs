@@ -97,7 +97,7 @@ impl<S: WritableSet> Emission<S> {
     }
 
     fn finish(self, filesystem: RegionOffset, entries: u64) -> Result<Summary> {
-        let Self { writer, .. } = self;
+        let Self { mut writer, .. } = self;
         let parents: Vec<RegionSet> = match &writer.parent {
             Some(parent) => {
                 let image = &parent.image;
@@ -124,6 +124,11 @@ impl<S: WritableSet> Emission<S> {
             minor: 0.into(),
             reserved3: 0.into(),
         };
+        if writer.by_content {
+            let mut identity = filesystem.as_bytes().to_vec();
+            identity.extend(parents.iter().flat_map(|parent| parent.id));
+            writer.set_guid(writer.output.identify(common, identity))?;
+        }
         let header = ImageHeader {
             common,
             regions: set(writer.guid, own),
@@ -143,10 +148,19 @@ impl<S: WritableSet> Emission<S> {
         Ok(Summary { guid, entries, regions })
     }
 
-    /// Finds what must be written and gives new files their numbers: each directory before what is in it, in the
-    /// order of names.
+    /// Finds what must be written and gives new files their numbers: first the directories, each before what is in it,
+    /// then the files, both in the order of names.
+    ///
+    /// A fork writes the entries of directories again whose names changed, and with each the whole table of 1024 that
+    /// it is in: together they are in few tables.
     fn number(&mut self) -> Result<()> {
         let mut next = self.first_free()?;
+        let mut take = move || {
+            let id = next.ok_or_else(|| too_large("more than 2^32 - 1 files"))?;
+            next = id.0.checked_add(1).map(FileId);
+            Ok(id)
+        };
+        let mut files = Vec::new();
         let mut visited = vec![false; self.writer.tree.len()];
         // A parent's file that lost the name by which it was changed may have others.
         let changed = (0..self.writer.tree.len()).rev().map(NodeIndex).filter(|index| {
@@ -161,18 +175,18 @@ impl<S: WritableSet> Emission<S> {
                 continue;
             }
             let node = &self.writer.tree[index];
-            let id = match node.origin {
-                Some(id) => id,
-                None => {
-                    let id = next.ok_or_else(|| too_large("more than 2^32 - 1 files"))?;
-                    next = id.0.checked_add(1).map(FileId);
-                    id
-                }
-            };
-            self.numbers.insert(index, id);
             if let Some(above) = above {
                 self.directories.insert(index, self.numbers[&above]);
             }
+            let id = match node.origin {
+                Some(id) => id,
+                None if node.is_dir() => take()?,
+                None => {
+                    files.push(index);
+                    continue;
+                }
+            };
+            self.numbers.insert(index, id);
             if node.dirty {
                 self.numbered.insert(id, index);
             }
@@ -183,6 +197,11 @@ impl<S: WritableSet> Emission<S> {
                 let nodes = nodes.filter_map(|child| self.writer.tree.known(child.target));
                 stack.extend(nodes.map(|child| (child, Some(index))));
             }
+        }
+        for index in files {
+            let id = take()?;
+            self.numbers.insert(index, id);
+            self.numbered.insert(id, index);
         }
         Ok(())
     }

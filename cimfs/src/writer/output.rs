@@ -224,6 +224,17 @@ impl<S: WritableSet> Output<S> {
         Class::ALL.into_iter().filter(used).collect()
     }
 
+    /// A GUID made of the image's name, all objects, where they are, and `more`.
+    pub(super) fn identify(&self, common: CommonHeader, more: Vec<u8>) -> Guid {
+        let mut hash = Sha256::new_with_prefix(self.name.as_bytes());
+        hash.update([0]);
+        hash.update(more);
+        for (index, class) in (0_u16..).zip(self.classes()) {
+            hash.update(self.objects[slot(class)].file(common, index, class, true));
+        }
+        Guid::for_content(&hash.finalize())
+    }
+
     /// Makes everything durable and gives it its names, the filesystem file last of all. Returns the lengths of
     /// the regions.
     pub(super) fn finish(

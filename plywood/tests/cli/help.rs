@@ -32,8 +32,8 @@ fn every_verb_has_examples() {
     let mut all = Vec::new();
     pages(&mut command, "", &mut all);
     for (path, text) in all {
-        let groups = ["plywood image", "plywood erofs", "plywood snapshot", "plywood config"];
-        let group = groups.contains(&&*path);
+        let groups = ["image", "cim", "erofs", "snapshot", "config"];
+        let group = path.strip_prefix("plywood ").is_some_and(|verb| groups.contains(&verb));
         assert!(group || text.contains("Examples:"), "{path} has no examples");
     }
 }
@@ -55,6 +55,8 @@ fn usage_errors_end_with_2() {
         &["run", "--keep", "--rm", "image"],
         &["mount", "only-one"],
         &["snapshot", "label", "key", "no-value"],
+        &["cim", "create", "out"],
+        &["cim", "rm", "a.cim"],
         &["erofs", "create", "out"],
         &["containerd-config"],
         &["containerd-config", "--version", "1.5"],

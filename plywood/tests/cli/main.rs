@@ -6,6 +6,7 @@
 mod support;
 
 mod bad_input;
+mod cim_files;
 mod daemon;
 mod erofs_files;
 mod help;

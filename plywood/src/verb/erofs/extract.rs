@@ -1,9 +1,8 @@
 //! `erofs extract`: an image's tree into a directory, and nothing anywhere else.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{Seek as _, SeekFrom, Write as _};
-use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use erofs::format::FileType;
@@ -16,6 +15,7 @@ use crate::cli::ExtractArgs;
 use crate::escape;
 use crate::exit::{Exit, Failure};
 use crate::interrupt::cancel_on_signal;
+use crate::verb::unpack_target::{make_target, remove_unpacked};
 
 pub(crate) fn extract(args: &ExtractArgs) -> Result<()> {
     let image = open(&args.file, &args.devices)?;
@@ -36,37 +36,6 @@ pub(crate) fn extract(args: &ExtractArgs) -> Result<()> {
         return Err(hinted(error, args));
     }
     Ok(())
-}
-
-/// Makes the directory, or finds it empty; whether it was made.
-fn make_target(dir: &Path) -> Result<bool> {
-    match fs::create_dir(dir) {
-        Ok(()) => return Ok(true),
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-        Err(error) => {
-            return Err(error).with_context(|| format!("cannot make {}", dir.display()));
-        }
-    }
-    let mut entries =
-        fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))?;
-    if entries.next().is_some() {
-        anyhow::bail!(
-            Failure::new(Exit::Exists, format!("{} is not empty", dir.display()))
-                .hint("choose a new or empty directory")
-        );
-    }
-    Ok(false)
-}
-
-/// After a failure the directory is as it was. What cannot be removed stays: the first error is what matters.
-fn remove_unpacked(dir: &Path, made: bool) {
-    if made {
-        let _ = sys::file::remove_tree(dir);
-        return;
-    }
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        let _ = sys::file::remove_tree(&entry.path());
-    }
 }
 
 fn hinted(error: anyhow::Error, args: &ExtractArgs) -> anyhow::Error {
