@@ -1,5 +1,6 @@
 //! The checker: everything in an image that breaks a rule, or is not as writers are thought to do it.
 
+mod digests;
 mod extents;
 mod files;
 mod headers;
@@ -58,6 +59,10 @@ codes! {
     RegionSetTwice, Error, "region-set-twice";
     /// An object-ID file is missing or does not fit its region, so that forks store more than they need.
     ObjectIds, Warning, "object-ids";
+    /// Objects are not what the digests of an object-ID file say. Only looked for by [`check_data`].
+    Digest, Error, "digest";
+    /// No object at all is what its digest says, as when another program wrote the image. Only looked for by [`check_data`].
+    Digests, Warning, "digests";
     /// The upcase table cannot be read.
     Upcase, Error, "upcase";
     /// The upcase form of an upcase form is another one.
@@ -197,6 +202,19 @@ impl Report {
 /// # Errors
 /// As [`Image::open`]: if the image cannot even be opened, there is nothing to check.
 pub fn check<S: FileSet>(set: &S, name: &str) -> Result<Report> {
+    check_image(set, name, false)
+}
+
+/// Like [`check`], and reads all that the image's own object-ID files list, data too, to compare it with the digests:
+/// the format has no other checksum. Regions of another image are found by this alone if they have the same form.
+///
+/// # Errors
+/// As [`check`]; [`ErrorKind::Io`].
+pub fn check_data<S: FileSet>(set: &S, name: &str) -> Result<Report> {
+    check_image(set, name, true)
+}
+
+fn check_image<S: FileSet>(set: &S, name: &str, data: bool) -> Result<Report> {
     let image = Image::open(set, name)?;
     let mut checker = Checker {
         image: &image,
@@ -210,6 +228,9 @@ pub fn check<S: FileSet>(set: &S, name: &str) -> Result<Report> {
     checker.tables();
     checker.files();
     checker.overlaps();
+    if data {
+        checker.digests(set)?;
+    }
     Ok(checker.report)
 }
 

@@ -71,7 +71,7 @@ mod trail;
 mod upcase;
 mod writer;
 
-pub use check::{Code, Counts, Finding, Report, Severity, check};
+pub use check::{Code, Counts, Finding, Report, Severity, check, check_data};
 pub use compare::{Change, ChangeKind, Difference, Pair, compare};
 pub use dump::dump;
 pub use error::{Error, ErrorKind, Result};

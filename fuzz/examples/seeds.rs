@@ -2,8 +2,14 @@
 //!
 //! The seeds are small so that a fuzzer gets through many of them; each holds something that the others lack.
 
+#[path = "../fuzz_targets/cim_image/container.rs"]
+mod container;
+
 use std::path::{Path, PathBuf};
 use std::{env, fs};
+
+use cimfs::{FileFlags, FileTime, Guid, MemorySet, Metadata, Name, StreamFraming};
+use container::Container;
 
 use erofs::{
     BlockAddress, BlockSize, Content, DeviceInfo, DeviceNumber, FileData, Image, ImageWriter,
@@ -56,6 +62,59 @@ fn main() {
         fs::write(directory.join(name), bytes).expect("a seed can be written");
     }
     requests(&directory.with_file_name("service"));
+    cims(&directory.with_file_name("cim_image"));
+}
+
+/// Images with something of everything that the writer can store, and forks of them.
+fn cims(directory: &Path) {
+    fs::create_dir_all(directory).expect("the seeds' directory can be made");
+    let plain = cimfs::WriterOptions::default();
+    let counted = StreamFraming::Counted;
+    for (name, options) in [
+        ("plain", plain.clone()),
+        ("version-1", cimfs::WriterOptions { version: 1, ..plain.clone() }),
+        ("long-entries", cimfs::WriterOptions { version: 3, entry_size: Some(104), ..plain.clone() }),
+        ("counted", cimfs::WriterOptions { stream_framing: counted, ..plain.clone() }),
+        ("all-large", cimfs::WriterOptions { large_data_from: 1, ..plain }),
+    ] {
+        let set = MemorySet::new();
+        let guid = |text: &str| Guid::for_content(text.as_bytes());
+        let mut writer =
+            cimfs::ImageWriter::create(set.clone(), "a.cim", guid("a"), options.clone())
+                .expect("an empty set takes an image");
+        windows(&mut writer).expect("what the writer can store");
+        writer.commit().expect("memory takes an image");
+        let mut fork = cimfs::ImageWriter::fork(set.clone(), "a.cim", "b.cim", guid("b"), options)
+            .expect("a fork of what was written");
+        fork.remove(&"d/link".into()).expect("it is there");
+        fork.add_file(&"d/new".into(), &Metadata::default(), b"new").expect("a file fits");
+        fork.commit().expect("memory takes a fork");
+        for (kind, image) in [("", "a.cim"), ("-fork", "b.cim")] {
+            let bytes = Container::of(&set, image).bytes().expect("seeds are small");
+            fs::write(directory.join(format!("{name}{kind}")), bytes).expect("a seed can be written");
+        }
+    }
+}
+
+fn windows(writer: &mut cimfs::ImageWriter<MemorySet>) -> cimfs::Result<()> {
+    let time = FileTime::from_unix(1, 500).expect("after 1601");
+    let plain = Metadata { last_write_time: time, ..Metadata::default() };
+    let eas = b"\x10\0\0\0\x80\x03\x02\0ABC\0xy\0\0\0\0\0\0\0\x01\0\0N\0".to_vec();
+    let odd = Metadata { flags: FileFlags::HIDDEN, eas, ..plain.clone() };
+    let reparse = vec![3, 0, 0, 0xA0, 12, 0, 0, 0, 0, 0, 2, 0, 4, 0, 0, 0, b'x', 0, 0, 0];
+    writer.add_directory(&"d".into(), &plain)?;
+    writer.add_directory(&"d/e".into(), &Metadata { reparse, ..plain.clone() })?;
+    writer.add_file(&"d/file".into(), &odd, b"data")?;
+    writer.add_file(&"large".into(), &plain, &[7; 4100])?;
+    writer.add_link(&"d/link".into(), &"d/file".into())?;
+    writer.add_sparse_file(&"zeros".into(), &plain, 5000)?;
+    writer.add_file(&"ä\u{1F600}".into(), &plain, b"")?;
+    for (path, name, bytes) in [("d/file", "s", &b"stream"[..]), ("d", "t", b""), ("d/file", "u", b"x")] {
+        writer.begin_stream(&path.into(), &Name::from(name), bytes.len() as u64)?;
+        writer.write_data(bytes)?;
+        writer.end()?;
+    }
+    Ok(())
 }
 
 /// Short lives of snapshots; what the bytes mean is in the target's `request.rs`.

@@ -197,6 +197,7 @@ Exits with 6 when an image has errors; warnings alone do not count. Object-ID fi
 
 Examples:
   plywood cim check base.cim
+  plywood cim check --data base.cim
   plywood cim check --repair base.cim")]
 pub(crate) struct CimCheckArgs {
     /// The image's filesystem file.
@@ -205,6 +206,9 @@ pub(crate) struct CimCheckArgs {
     /// Build object-ID files again that are missing or do not fit.
     #[arg(long)]
     pub(crate) repair: bool,
+    /// Read all data, too, and compare it with the digests in the object-ID files.
+    #[arg(long)]
+    pub(crate) data: bool,
 }
 
 /// `cim diff`

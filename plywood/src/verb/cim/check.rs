@@ -32,7 +32,11 @@ pub(crate) fn check(session: &mut Session, args: &CimCheckArgs) -> Result<ExitCo
             session.output.line(escape::message(&line))?;
         }
     }
-    let report = cimfs::check(&set, name).with_context(doing)?;
+    let report = match args.data {
+        true => cimfs::check_data(&set, name),
+        false => cimfs::check(&set, name),
+    }
+    .with_context(doing)?;
     for finding in &report.findings {
         if !session.output.is_json() {
             session.output.line(escape::message(&finding.to_string()))?;
