@@ -168,6 +168,19 @@ fn object_id_files_are_built_again_as_the_writer_wrote_them() {
     }
 }
 
+/// Found by fuzzing.
+#[test]
+fn regions_of_unknown_kind_are_repaired_as_they_are() {
+    let set = sample(WriterOptions::default());
+    let region = format!("region_{}_1", guid("a"));
+    let mut bytes = set.bytes(&region).unwrap();
+    bytes[0x22] = 9;
+    set.insert(&region, bytes);
+    assert_eq!(codes(&set, "a.cim"), [Code::Header, Code::ObjectIds]);
+    assert_eq!(cimfs::repair(&set, "a.cim").unwrap().len(), 1);
+    assert_eq!(codes(&set, "a.cim"), [Code::Header]);
+}
+
 #[test]
 fn what_cannot_be_read_is_not_repaired() {
     let set = sample(WriterOptions::default());

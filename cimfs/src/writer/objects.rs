@@ -58,13 +58,7 @@ impl Objects {
     }
 
     /// The object-ID file's bytes; without a list if it is not wanted.
-    pub(super) fn file(
-        &self,
-        common: CommonHeader,
-        index: u16,
-        class: Class,
-        list: bool,
-    ) -> Vec<u8> {
+    pub(super) fn file(&self, common: CommonHeader, index: u16, kind: u8, list: bool) -> Vec<u8> {
         let mut entries: Vec<_> = self.0.iter().filter(|_| list).collect();
         entries.sort_unstable();
         // The list is a help for writers; a prefix of it is as good as any.
@@ -76,7 +70,7 @@ impl Objects {
                 ..common
             },
             index: index.into(),
-            kind: class.kind(),
+            kind,
             reserved1: 0,
             reserved2: 0.into(),
             table_offset: header_length(),

@@ -230,7 +230,7 @@ impl<S: WritableSet> Output<S> {
         hash.update([0]);
         hash.update(more);
         for (index, class) in (0_u16..).zip(self.classes()) {
-            hash.update(self.objects[slot(class)].file(common, index, class, true));
+            hash.update(self.objects[slot(class)].file(common, index, class.kind(), true));
         }
         Guid::for_content(&hash.finalize())
     }
@@ -254,7 +254,7 @@ impl<S: WritableSet> Output<S> {
             let temporary = region_temporary(self.temporary, class);
             renames.push((temporary, region_name(self.guid, index)));
 
-            let bytes = self.objects[slot(class)].file(common, index, class, list_objects);
+            let bytes = self.objects[slot(class)].file(common, index, class.kind(), list_objects);
             let temporary = format!("objectid_{}_{index}{TEMPORARY}", self.temporary);
             let mut file = self.created.create(temporary.clone())?;
             let written = file.write_all_at(&bytes, 0).and_then(|()| file.sync());

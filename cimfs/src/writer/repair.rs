@@ -7,13 +7,12 @@ use sha2::{Digest as _, Sha256};
 
 use crate::check::object_id_file;
 use crate::format::{
-    CommonHeader, FileTable, Filesystem, PeImage, PeMapping, REGION_METADATA, REGION_SMALL_DATA,
-    RegionOffset, StreamKind, UPCASE_LENGTH,
+    CommonHeader, FileTable, Filesystem, PeImage, PeMapping, RegionOffset, StreamKind,
+    UPCASE_LENGTH,
 };
 use crate::reader::object_id_name;
 use crate::writer::TEMPORARY;
 use crate::writer::objects::{ObjectId, Objects};
-use crate::writer::region::Class;
 use crate::{
     Error, ErrorKind, FileView, Image, ReadAt, Result, Stream, StreamFraming, WritableFile as _,
     WritableSet,
@@ -81,11 +80,6 @@ pub fn repair<S: WritableSet>(set: &S, name: &str) -> Result<Vec<Rebuilt>> {
                 objects.insert(id, byte);
             }
         }
-        let class = match kind {
-            REGION_METADATA => Class::Metadata,
-            REGION_SMALL_DATA => Class::SmallData,
-            _ => Class::Data,
-        };
         let (major, minor) = image.version();
         let common = CommonHeader {
             reserved1: 0,
@@ -95,7 +89,7 @@ pub fn repair<S: WritableSet>(set: &S, name: &str) -> Result<Vec<Rebuilt>> {
             reserved3: 0.into(),
             ..image.header().common
         };
-        let bytes = objects.file(common, index, class, true);
+        let bytes = objects.file(common, index, kind, true);
         lists.push((Rebuilt { name, fault, objects: objects.count() }, bytes));
     }
     lists.into_iter().map(|(rebuilt, bytes)| replace(set, rebuilt, &bytes)).collect()
