@@ -15,6 +15,7 @@ use erofs::{
     BlockAddress, BlockSize, Content, DeviceInfo, DeviceNumber, FileData, Image, ImageWriter,
     Inode, InodeId, Tree, WriterOptions,
 };
+use layer::windows::{ReparsePoint, SecurityDescriptor, write_eas};
 use layer::{Cancel, write_layer_tar};
 
 fn main() {
@@ -61,6 +62,7 @@ fn main() {
         }
         fs::write(directory.join(name), bytes).expect("a seed can be written");
     }
+    windows_layers(&directory.with_file_name("windows_tar"));
     requests(&directory.with_file_name("service"));
     cims(&directory.with_file_name("cim_image"));
 }
@@ -115,6 +117,79 @@ fn windows(writer: &mut cimfs::ImageWriter<MemorySet>) -> cimfs::Result<()> {
         writer.end()?;
     }
     Ok(())
+}
+
+/// Tars of Windows layers, and bytes for the codecs.
+fn windows_layers(directory: &Path) {
+    fs::create_dir_all(directory).expect("the seeds' directory can be made");
+    let set = cimfs::MemorySet::new();
+    let guid = cimfs::Guid::for_content(b"seed");
+    let options = cimfs::WriterOptions::default();
+    let mut writer =
+        cimfs::ImageWriter::create(set.clone(), "a", guid, options).expect("an empty set");
+    let plain = cimfs::Metadata::default();
+    let security = SecurityDescriptor::from_sddl("O:BAG:SYD:P(A;OICI;FA;;;BA)S:(ML;;NW;;;LW)")
+        .and_then(|descriptor| descriptor.write())
+        .expect("a descriptor");
+    let target: Vec<u16> = r"C:\x".encode_utf16().collect();
+    let point = ReparsePoint::mount_point(&target).write().expect("a short target");
+    let eas = write_eas([(&b"EA"[..], &b"value"[..])]).expect("short attributes");
+    let odd = cimfs::Metadata {
+        security: security.clone(),
+        eas: eas.clone(),
+        flags: cimfs::FileFlags::ARCHIVE,
+        ..plain.clone()
+    };
+    let fill = (|| {
+        writer.add_directory(&"Files".into(), &plain)?;
+        writer.add_file(&"Files/f".into(), &odd, b"data")?;
+        writer.begin_stream(&"Files/f".into(), &"s".into(), 1)?;
+        writer.write_data(b"x")?;
+        writer.end()?;
+        writer.add_link(&"Files/l".into(), &"Files/f".into())?;
+        writer.add_sparse_file(&"Files/sparse".into(), &plain, 1 << 16)?;
+        let junction = cimfs::Metadata { reparse: point.clone(), ..plain.clone() };
+        writer.add_directory(&"Files/j".into(), &junction)?;
+        let other = b"\x17\0\0\x80\x04\0\0\0abcd".to_vec();
+        writer.add_file(
+            &"Files/o".into(),
+            &cimfs::Metadata { reparse: other, ..odd.clone() },
+            b"",
+        )?;
+        writer.commit()
+    })();
+    fill.expect("memory can be written");
+    let mut tar = Vec::new();
+    layer::write_windows_layer_tar(&set, "a", None, &mut tar, &Cancel::new())
+        .expect("a tar of the image");
+    fs::write(directory.join("layer"), &tar).expect("a seed can be written");
+    // The same in front of a whiteout and changes of a hive.
+    for (seed, name) in [("whiteout", &b"Files/.wh.d"[..]), ("delta", b"Hives/System_Delta")] {
+        let mut changed = tar.clone();
+        let end = changed.len() - 1024;
+        let mut header = changed[..512].to_vec();
+        header[..100].fill(0);
+        header[..name.len()].copy_from_slice(name);
+        header[156] = b'0';
+        header[124..135].copy_from_slice(b"00000000000");
+        let mut body = Vec::new();
+        if seed == "delta" {
+            let mut hive = layer::hive::Hive::new(layer::hive::Key::new("R", vec![0; 20].into()));
+            hive.set_layered(true);
+            body = hive.write().expect("a small hive");
+            header[124..135].copy_from_slice(format!("{:011o}", body.len()).as_bytes());
+            body.resize(body.len().next_multiple_of(512), 0);
+        }
+        changed.splice(end..end, [header, body].concat());
+        // The target makes the checksum right.
+        fs::write(directory.join(seed), &changed).expect("a seed can be written");
+    }
+    for (name, bytes) in [("security", security), ("reparse", point), ("eas", eas)] {
+        fs::write(directory.join(name), bytes).expect("a seed can be written");
+    }
+    let text = "O:BAG:SYD:AI(A;OICI;FA;;;BA)(OA;;CR;00112233-4455-6677-8899-aabbccddeeff;;SY)";
+    fs::write(directory.join("sddl"), text).expect("a seed can be written");
+    fs::write(directory.join("time"), "-11644473600.0000001").expect("a seed can be written");
 }
 
 /// Short lives of snapshots; what the bytes mean is in the target's `request.rs`.
