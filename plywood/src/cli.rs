@@ -14,7 +14,8 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::cim::{
     CimAddArgs, CimCatArgs, CimCheckArgs, CimCreateArgs, CimDestroyArgs, CimDiffArgs,
-    CimExtractArgs, CimFileArgs, CimListArgs, CimRemoveArgs, CimStatArgs, CimTreeArgs, CimVerb,
+    CimExportArgs, CimExtractArgs, CimFileArgs, CimImportArgs, CimListArgs, CimRemoveArgs,
+    CimStatArgs, CimTreeArgs, CimVerb,
 };
 pub(crate) use self::erofs::{
     CatArgs, CheckArgs, CreateArgs, DiffArgs, ErofsVerb, ExtractArgs, FileArgs, ListArgs,

@@ -35,6 +35,10 @@ pub(crate) enum CimVerb {
     Add(CimAddArgs),
     /// Remove paths from an image, or from a fork of it.
     Rm(CimRemoveArgs),
+    /// Turn the tar of a Windows layer into an image.
+    Import(CimImportArgs),
+    /// Write an image, or how it differs from another, as the tar of a Windows layer.
+    Export(CimExportArgs),
     /// Delete an image with its region files; its parents stay.
     Destroy(CimDestroyArgs),
 }
@@ -270,6 +274,58 @@ pub(crate) struct CimRemoveArgs {
     /// Leave FILE as it is, and write a fork of this name in the same directory.
     #[arg(long, value_name = "NEW")]
     pub(crate) output: Option<PathBuf>,
+}
+
+/// `cim import`
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+The tar may be compressed with gzip or zstd. A base layer makes an image of its own, any other a fork of that of the layer \
+below. The registry's changes are merged; what the tar cannot say or the image cannot hold is counted in the output.
+
+Examples:
+  plywood cim import base.tar base.cim
+  plywood cim import --parent base.cim layer.tar.gz child.cim
+  crane blob IMAGE@DIGEST | plywood cim import - base.cim")]
+pub(crate) struct CimImportArgs {
+    /// The layer's tar, compressed or not; `-` for standard input.
+    #[arg(value_name = "TAR")]
+    pub(crate) tar: PathBuf,
+    /// The filesystem file to write; region files come beside it. It must not exist.
+    #[arg(value_name = "OUT")]
+    pub(crate) output: PathBuf,
+    /// The image of the layer below, in the same directory.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) parent: Option<PathBuf>,
+    /// Take any tree: nothing is required of it, and nothing is added to it.
+    #[arg(long)]
+    pub(crate) tree: bool,
+    /// Refuse a tar of more bytes.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) max_size: Option<u64>,
+}
+
+/// `cim export`
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+An import of the tar, on an image equal to the parent, gives an image equal to this one.
+
+Examples:
+  plywood cim export base.cim base.tar
+  plywood cim export --parent base.cim child.cim layer.tar
+  plywood cim export base.cim - | zstd > base.tar.zst")]
+pub(crate) struct CimExportArgs {
+    /// The image's filesystem file.
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// The tar to write; `-` for standard output.
+    #[arg(value_name = "OUT")]
+    pub(crate) output: PathBuf,
+    /// Only how the image differs from this one, in the same directory.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) parent: Option<PathBuf>,
+    /// Replace OUT if it exists.
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 /// `cim destroy`

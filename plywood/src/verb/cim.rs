@@ -10,6 +10,7 @@ mod safe_name;
 mod show;
 mod source;
 mod stat;
+mod transfer;
 mod wim;
 
 use std::fs::{self, File};
@@ -38,6 +39,8 @@ pub(crate) fn cim(session: &mut Session, verb: &CimVerb) -> Result<ExitCode> {
         CimVerb::Usage(args) => lifecycle::usage(session, args)?,
         CimVerb::Add(args) => edit::add(session, args)?,
         CimVerb::Rm(args) => edit::rm(session, args)?,
+        CimVerb::Import(args) => transfer::import(session, args)?,
+        CimVerb::Export(args) => transfer::export(session, args)?,
         CimVerb::Destroy(args) => lifecycle::destroy(session, args)?,
     }
     Ok(ExitCode::SUCCESS)

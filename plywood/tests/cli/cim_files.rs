@@ -373,3 +373,33 @@ fn interrupt(command: &mut std::process::Command, begun: impl Fn() -> bool) {
     let signal = std::os::unix::process::ExitStatusExt::signal(&status);
     assert_eq!(signal, Some(Signal::INT.as_raw()), "{status:?}");
 }
+
+#[test]
+fn tars_of_layers_there_and_back() {
+    let world = World::new();
+    let image = image(&world);
+    let run = |line: &[&str]| world.run(&[&["cim"], line].concat());
+    let at = |name: &str| world.path("images").join(name).to_str().unwrap().to_owned();
+    let tar = at("a.tar");
+    assert!(run(&["export", &image, &tar]).ok().contains("entries"));
+    // No registry is in it, so it is no layer.
+    let (whole, fork) = (at("b.cim"), at("c.cim"));
+    run(&["import", &tar, &whole]).fails(6);
+    assert_eq!(files(world.path("images")).iter().filter(|name| name.ends_with(".cim")).count(), 1);
+    run(&["import", "--tree", &tar, &whole]).ok();
+    assert_eq!(run(&["diff", &image, &whole]).ok(), "");
+    assert_eq!(run(&["cat", &whole, "/Files/small.txt:Zone.Identifier"]).ok(), "zone");
+    run(&["import", "--tree", &tar, &whole]).fails(5);
+
+    run(&["rm", &whole, "/Files/big", "--output", &fork]).ok();
+    let difference = at("c.tar");
+    run(&["export", "--parent", &whole, &fork, &difference]).ok();
+    assert!(fs::metadata(&difference).unwrap().len() < fs::metadata(&tar).unwrap().len() / 10);
+    run(&["export", "--parent", &whole, &fork, &difference]).fails(5);
+    run(&["export", "--force", "--parent", &whole, &fork, &difference]).ok();
+    let again = at("d.cim");
+    run(&["import", "--tree", "--parent", &whole, &difference, &again]).ok();
+    assert_eq!(run(&["diff", &fork, &again]).ok(), "");
+    let missing = at("none.cim");
+    run(&["import", "--parent", &missing, &tar, &at("e.cim")]).fails(4);
+}

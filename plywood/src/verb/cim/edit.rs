@@ -137,7 +137,7 @@ fn finish(writer: Writer, cancel: &Cancel) -> Result<Summary> {
 }
 
 /// The place of an image that does not exist yet.
-fn new(path: &Path) -> Result<(DirectorySet, &str)> {
+pub(super) fn new(path: &Path) -> Result<(DirectorySet, &str)> {
     if fs::symlink_metadata(path).is_ok() {
         anyhow::bail!(
             Failure::new(Exit::Exists, format!("{} exists already", path.display()))
@@ -148,7 +148,7 @@ fn new(path: &Path) -> Result<(DirectorySet, &str)> {
 }
 
 /// The place of an image that must lie in the same directory as another.
-fn beside<'a>(path: &'a Path, other: &Path) -> Result<(DirectorySet, &'a str)> {
+pub(super) fn beside<'a>(path: &'a Path, other: &Path) -> Result<(DirectorySet, &'a str)> {
     let (set, name) = place(path)?;
     let (theirs, _) = place(other)?;
     let real = |set: &DirectorySet| {
