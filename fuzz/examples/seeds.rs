@@ -15,6 +15,7 @@ use erofs::{
     BlockAddress, BlockSize, Content, DeviceInfo, DeviceNumber, FileData, Image, ImageWriter,
     Inode, InodeId, Tree, WriterOptions,
 };
+use layer::hive::{Hive, Key, Layer, Semantics, Value};
 use layer::windows::{ReparsePoint, SecurityDescriptor, write_eas};
 use layer::{Cancel, write_layer_tar};
 
@@ -62,6 +63,7 @@ fn main() {
         }
         fs::write(directory.join(name), bytes).expect("a seed can be written");
     }
+    hives(&directory.with_file_name("hive"));
     windows_layers(&directory.with_file_name("windows_tar"));
     requests(&directory.with_file_name("service"));
     cims(&directory.with_file_name("cim_image"));
@@ -75,7 +77,10 @@ fn cims(directory: &Path) {
     for (name, options) in [
         ("plain", plain.clone()),
         ("version-1", cimfs::WriterOptions { version: 1, ..plain.clone() }),
-        ("long-entries", cimfs::WriterOptions { version: 3, entry_size: Some(104), ..plain.clone() }),
+        (
+            "long-entries",
+            cimfs::WriterOptions { version: 3, entry_size: Some(104), ..plain.clone() },
+        ),
         ("counted", cimfs::WriterOptions { stream_framing: counted, ..plain.clone() }),
         ("all-large", cimfs::WriterOptions { large_data_from: 1, ..plain }),
     ] {
@@ -93,7 +98,8 @@ fn cims(directory: &Path) {
         fork.commit().expect("memory takes a fork");
         for (kind, image) in [("", "a.cim"), ("-fork", "b.cim")] {
             let bytes = Container::of(&set, image).bytes().expect("seeds are small");
-            fs::write(directory.join(format!("{name}{kind}")), bytes).expect("a seed can be written");
+            fs::write(directory.join(format!("{name}{kind}")), bytes)
+                .expect("a seed can be written");
         }
     }
 }
@@ -111,7 +117,9 @@ fn windows(writer: &mut cimfs::ImageWriter<MemorySet>) -> cimfs::Result<()> {
     writer.add_link(&"d/link".into(), &"d/file".into())?;
     writer.add_sparse_file(&"zeros".into(), &plain, 5000)?;
     writer.add_file(&"ä\u{1F600}".into(), &plain, b"")?;
-    for (path, name, bytes) in [("d/file", "s", &b"stream"[..]), ("d", "t", b""), ("d/file", "u", b"x")] {
+    for (path, name, bytes) in
+        [("d/file", "s", &b"stream"[..]), ("d", "t", b""), ("d/file", "u", b"x")]
+    {
         writer.begin_stream(&path.into(), &Name::from(name), bytes.len() as u64)?;
         writer.write_data(bytes)?;
         writer.end()?;
@@ -190,6 +198,52 @@ fn windows_layers(directory: &Path) {
     let text = "O:BAG:SYD:AI(A;OICI;FA;;;BA)(OA;;CR;00112233-4455-6677-8899-aabbccddeeff;;SY)";
     fs::write(directory.join("sddl"), text).expect("a seed can be written");
     fs::write(directory.join("time"), "-11644473600.0000001").expect("a seed can be written");
+}
+
+/// A hive, and a delta that does something to every part of it.
+fn hives(directory: &Path) {
+    let key = |name: &str, mark: Option<(Semantics, bool)>| {
+        let mut key = Key::new(name, Hive::DEFAULT_SECURITY.into());
+        if let Some((semantics, inherits_class)) = mark {
+            key.layer = Layer { semantics, inherits_class };
+        }
+        key
+    };
+    let mut base = Hive::new(key("ROOT", None));
+    let mut a = key("a", None);
+    a.class = b"c\0".as_slice().into();
+    a.values = vec![Value::new("", 1, vec![1]), Value::new("v", 3, vec![2; 20])];
+    let a = base.add_key(base.root(), a).expect("a new name");
+    for name in ["x", "é", "日"] {
+        base.add_key(a, key(name, None)).expect("a new name");
+        base.add_key(base.root(), key(name, None)).expect("a new name");
+    }
+    let small = base.write().expect("a valid hive");
+    base.values_mut(a).push(Value::new("big", 3, vec![3; 16_400]));
+    let big = base.write().expect("a valid hive");
+    let mut delta = Hive::new(key("ROOT", None));
+    delta.set_layered(true);
+    let mut a = key("A", Some((Semantics::Merge, true)));
+    a.values = vec![Value::tombstone("V"), Value::new("new", 4, vec![4; 4])];
+    let a = delta.add_key(delta.root(), a).expect("a new name");
+    for (name, semantics) in [
+        ("X", Semantics::Tombstone),
+        ("é", Semantics::SupersedeTree),
+        ("日", Semantics::SupersedeLocal),
+    ] {
+        for parent in [a, delta.root()] {
+            delta.add_key(parent, key(name, Some((semantics, false)))).expect("a new name");
+        }
+    }
+    let delta = delta.write().expect("a valid hive");
+    fs::create_dir_all(directory).expect("the seeds' directory can be made");
+    for (name, parts) in [
+        ("small", [&[1][..], &small, &delta]),
+        ("big", [&[u8::try_from(big.len() / 4096 - 1).expect("few blocks")], &big, &delta]),
+        ("alone", [&[9], &delta, &[]]),
+    ] {
+        fs::write(directory.join(name), parts.concat()).expect("a seed can be written");
+    }
 }
 
 /// Short lives of snapshots; what the bytes mean is in the target's `request.rs`.
