@@ -43,13 +43,13 @@ impl ScratchDirs {
 }
 
 /// A mount that is ready to be attached at a target.
-struct Ready {
-    mount: DetachedMount,
-    kind: TargetKind,
-    what: String,
-    volumes: Vec<VolumeId>,
-    upper: PathBuf,
-    read_only: bool,
+pub(crate) struct Ready {
+    pub(crate) mount: DetachedMount,
+    pub(crate) kind: TargetKind,
+    pub(crate) what: String,
+    pub(crate) volumes: Vec<VolumeId>,
+    pub(crate) upper: PathBuf,
+    pub(crate) read_only: bool,
 }
 
 impl Registry {
@@ -123,14 +123,29 @@ impl Registry {
         target: &Path,
         holder: &Holder,
     ) -> Result<()> {
+        self.mount_view(image, image, devices, target, holder)
+    }
+
+    /// Mounts an EROFS file that shows another image, `what`, whose files are its extra devices.
+    ///
+    /// # Errors
+    /// As [`Registry::mount_image_file`].
+    pub fn mount_view(
+        &self,
+        what: &Path,
+        view: &Path,
+        devices: &[PathBuf],
+        target: &Path,
+        holder: &Holder,
+    ) -> Result<()> {
         let target = directory(target)?;
         let mut locked = self.locked()?;
         let mut volumes = Volumes::new(self, &mut locked.journal);
         self.check_target(&mut volumes, &target)?;
-        let ready = image::prepare(image, devices, None, self.backing).map(|mounted| Ready {
+        let ready = image::prepare(view, devices, None, self.backing).map(|mounted| Ready {
             mount: mounted.mount,
             kind: TargetKind::Image,
-            what: image.display().to_string(),
+            what: what.display().to_string(),
             volumes: Vec::new(),
             upper: PathBuf::new(),
             read_only: true,
@@ -178,7 +193,7 @@ impl Registry {
     }
 
     /// Refuses a target that carries one of our mounts; forgets one that is there only in the journal.
-    fn check_target(&self, volumes: &mut Volumes<'_>, target: &Path) -> Result<()> {
+    pub(crate) fn check_target(&self, volumes: &mut Volumes<'_>, target: &Path) -> Result<()> {
         let Some(known) = volumes.state().targets.get(target) else { return Ok(()) };
         if identity_at(target)? != Some(known.identity) {
             return volumes.finish(vec![Record::Detached { path: target.to_owned() }]);
@@ -191,7 +206,7 @@ impl Registry {
     }
 
     /// Attaches `ready` at `target`, or undoes the volumes that were made for it.
-    fn attach(
+    pub(crate) fn attach(
         &self,
         mut volumes: Volumes<'_>,
         ready: Result<Ready>,
@@ -289,7 +304,7 @@ pub(crate) fn detach(target: &Path, known: &TargetState) -> Result<bool> {
 }
 
 /// `target` without symbolic links, which must be a directory.
-fn directory(target: &Path) -> Result<PathBuf> {
+pub(crate) fn directory(target: &Path) -> Result<PathBuf> {
     let path = target.canonicalize().map_err(|error| {
         Error::io(format!("cannot find the directory {}", target.display()), error)
     })?;

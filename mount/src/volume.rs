@@ -93,6 +93,8 @@ pub enum TargetKind {
     Bind,
     /// An image file by path.
     Image,
+    /// An image file by path, shown by a process of ours.
+    Fuse,
 }
 
 /// A directory on which the registry mounted something for a holder.

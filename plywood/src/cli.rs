@@ -24,7 +24,7 @@ pub(crate) use self::erofs::{
 pub(crate) use self::image::{
     ImageExportArgs, ImageImportArgs, ImageInspectArgs, ImageListArgs, ImageRemoveArgs, ImageVerb,
 };
-pub(crate) use self::mount::{MountArgs, MountVerb, UmountArgs};
+pub(crate) use self::mount::{Driver, MountArgs, MountVerb, Serving, UmountArgs};
 pub(crate) use self::run::{MountKind, MountOption, Network, RunArgs};
 pub(crate) use self::serve::{
     ConfigShowArgs, ConfigVerb, ContainerdConfigArgs, ContainerdVersion, ServeArgs, SettingArgs,
@@ -145,7 +145,7 @@ pub(crate) enum Verb {
     /// Work with the store's tree of snapshots.
     #[command(subcommand)]
     Snapshot(SnapshotVerb),
-    /// Mount an image, a snapshot or an EROFS file; list what is mounted.
+    /// Mount an image, a snapshot, an EROFS file or a CIM; list what is mounted.
     Mount(MountArgs),
     /// Undo `plywood mount`.
     Umount(UmountArgs),

@@ -12,6 +12,8 @@ pub mod file;
 #[cfg(target_os = "linux")]
 mod fs_context;
 #[cfg(target_os = "linux")]
+mod fuse;
+#[cfg(target_os = "linux")]
 mod loop_device;
 #[cfg(target_os = "linux")]
 mod mount_identity;
@@ -37,6 +39,10 @@ pub use features::{CgroupLayout, Features, KernelVersion, Probe};
 pub use fs_context::{
     DetachedMount, FsContext, MountAttributes, OPTIONS_PAGE, STRING_MAX, make_read_only,
     mount_with_options, open_path,
+};
+#[cfg(target_os = "linux")]
+pub use fuse::{
+    FUSE_ROOT, FuseFiles, FuseKind, FuseNode, mount_fuse, open_fuse_device, serve_fuse,
 };
 #[cfg(target_os = "linux")]
 pub use loop_device::{AttachedLoop, LoopDevice, LoopOptions, attached_loops};

@@ -7,6 +7,10 @@ use rustix::fs::{AtFlags, CWD, Statx, StatxAttributes, StatxFlags, statx};
 
 use crate::{Error, Result};
 
+/// The kernel knows mounts itself. A file system in user space whose process is not there yet, or dead, must not be
+/// asked: the answer would never come, or be an error.
+const ASK_NOBODY: AtFlags = AtFlags::STATX_DONT_SYNC;
+
 /// What tells one mount from another while it lives: the kernel gives the id of a dead mount out again, and an
 /// anonymous device number too, but hardly both at once at one path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,7 +29,7 @@ impl MountIdentity {
     /// # Errors
     /// Those of `statx(2)`; the mount id needs Linux 5.8.
     pub fn of_path(path: &Path) -> Result<Self> {
-        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | ASK_NOBODY;
         let call = || format!("statx({}, mnt_id)", path.display());
         statx(CWD, path, flags, StatxFlags::MNT_ID)
             .map(|answer| Self::of(&answer))
@@ -37,7 +41,7 @@ impl MountIdentity {
     /// # Errors
     /// As [`Self::of_path`].
     pub fn of_fd(fd: BorrowedFd<'_>) -> Result<Self> {
-        statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)
+        statx(fd, c"", AtFlags::EMPTY_PATH | ASK_NOBODY, StatxFlags::MNT_ID)
             .map(|answer| Self::of(&answer))
             .map_err(|errno| Error::new("statx(fd, mnt_id)", errno))
     }

@@ -1,5 +1,7 @@
 //! `plywood mount`, `plywood umount`, `plywood mount ls`
 
+mod cim;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -27,6 +29,10 @@ pub(crate) fn mount(session: &mut Session, args: &MountArgs) -> Result<()> {
     let (Some(what), Some(dir)) = (&args.what, &args.dir) else {
         return Err(Failure::new(Exit::Usage, "WHAT and DIR are needed").into());
     };
+    if looks_like_a_file(what) && cim::is_cim(Path::new(what))? {
+        return cim::mount(&session.host, args, Path::new(what), dir);
+    }
+    cim::refuse_options(args)?;
     require_root("mounting")?;
     let host = &session.host;
     host.settle()?;
@@ -157,11 +163,16 @@ fn directory(dir: &Path) -> Result<PathBuf> {
 }
 
 pub(crate) fn umount(session: &mut Session, args: &UmountArgs) -> Result<()> {
-    require_root("unmounting")?;
     let host = &session.host;
     host.settle()?;
     for dir in &args.dirs {
-        let target = directory(dir)?;
+        // Not asked whether it is a directory: what a dead process served answers nothing.
+        let target =
+            dir.canonicalize().with_context(|| format!("cannot find {}", dir.display()))?;
+        if cim::unmount_unprivileged(&target)? {
+            continue;
+        }
+        require_root("unmounting")?;
         let missing = || {
             Failure::new(Exit::NotFound, format!("{} is not mounted by plywood", target.display()))
                 .hint("`plywood mount ls` shows what is")
