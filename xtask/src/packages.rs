@@ -69,6 +69,8 @@ const TEST: &[&str] = &[
     // losetup, mount and unshare of util-linux; the container images of the run tests.
     "util-linux",
     "mount",
+    // Mounts for users without privileges.
+    "fuse3",
     "busybox-static",
 ];
 

@@ -62,7 +62,9 @@ impl<R: ReadAt + Send + Sync + 'static> CimFiles<R> {
         let stale = || io::Error::from_raw_os_error(libc::ESTALE);
         let id = match number & ((1 << ID_BITS) - 1) {
             FUSE_ROOT => self.image.root(),
-            other => FileId(other.checked_sub(1).and_then(|id| id.try_into().ok()).ok_or_else(stale)?),
+            other => {
+                FileId(other.checked_sub(1).and_then(|id| id.try_into().ok()).ok_or_else(stale)?)
+            }
         };
         let stream = u32::try_from(number >> ID_BITS).map_err(|_| stale())?;
         let file = self.image.file(id).map_err(failed)?;

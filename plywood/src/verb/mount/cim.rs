@@ -47,9 +47,7 @@ pub(super) fn mount(host: &Host, args: &MountArgs, image: &Path, dir: &Path) -> 
         let message = "a CIM can only be read, and finds its other files itself";
         return Err(Failure::new(Exit::Usage, message).into());
     }
-    let image = image
-        .canonicalize()
-        .with_context(|| format!("cannot find {}", image.display()))?;
+    let image = image.canonicalize().with_context(|| format!("cannot find {}", image.display()))?;
     let target = super::directory(dir)?;
     let needs_fuse = args.ignore_case || args.foreground;
     match args.driver {

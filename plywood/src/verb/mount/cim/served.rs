@@ -211,7 +211,7 @@ pub(in crate::verb::mount) fn unmount_unprivileged(target: &Path) -> Result<bool
         return Ok(false);
     }
     let table = sys::MountTable::read().context("cannot read the mount table")?;
-    if !table.at(target).is_some_and(|entry| entry.file_system == "fuse.plywood") {
+    if table.at(target).is_none_or(|entry| entry.file_system != "fuse.plywood") {
         return Ok(false);
     }
     fusermount(target)?;
