@@ -6,7 +6,7 @@
 //! the changes in them. Layers without changes have the bases of the layers below; hcsshim insists on changes in every
 //! layer below one that has some.
 
-use cimfs::{Case, Image, ImagePath, Metadata, ReadAt, WritableSet};
+use cimfs::{Case, FileView, Image, ImagePath, Metadata, ReadAt, WritableSet};
 
 use super::intake::Intake;
 use crate::error::{Error, ErrorKind, Result};
@@ -145,13 +145,14 @@ impl<S: WritableSet> Intake<'_, S> {
 
     fn merge_hives(&mut self) -> Result<()> {
         for (hive, delta) in std::mem::take(&mut self.hives.deltas) {
-            let (_, name) = HIVES[hive];
+            let (config, name) = HIVES[hive];
             let path = base_path(name);
             if self.has_said(&path) {
                 continue;
             }
             let parent = self.parent.as_ref().expect("only layers with a parent have changes");
             let (metadata, base) = base_of(parent, &path)?;
+            let base = closed(parent, config, base)?;
             let (merged, warnings) = merge(&base, &delta)
                 .map_err(|error| error.path(delta_path(name).to_string().as_bytes()))?;
             self.writer.add_file(&path, &metadata, &merged).map_err(storing)?;
@@ -169,17 +170,48 @@ fn base_of<R: ReadAt>(parent: &Image<R>, path: &ImagePath) -> Result<(Metadata, 
             let what = format!("the layer has changes for {path}, which no layer below has");
             Error::new(ErrorKind::MissingParent, what)
         }
-        _ => Error::cimfs("reading the parent's registry", error),
+        _ => Error::cimfs(READING, error),
     };
     let file = parent.resolve(path, Case::Ignored).map_err(reading)?;
-    check_hive(file.size())?;
-    let mut stream = parent.open_stream(&file.data()).map_err(reading)?;
-    let mut bytes = Vec::new();
-    std::io::Read::read_to_end(&mut stream, &mut bytes)
-        .map_err(|error| Error::io("reading the parent's registry", error))?;
+    let bytes = content(parent, &file)?;
     // As hcsshim: no times, no attributes. Who may read the registry stays as it is.
     let security = parent.security_descriptor(&file).map_err(reading)?.unwrap_or_default();
     Ok((Metadata { security, ..Metadata::default() }, bytes))
+}
+
+const READING: &str = "reading the parent's registry";
+
+fn content<R: ReadAt>(image: &Image<R>, file: &FileView) -> Result<Vec<u8>> {
+    check_hive(file.size())?;
+    let mut stream =
+        image.open_stream(&file.data()).map_err(|error| Error::cimfs(READING, error))?;
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut stream, &mut bytes)
+        .map_err(|error| Error::io(READING, error))?;
+    Ok(bytes)
+}
+
+/// A hive with what its logs add, if it was not closed properly and has some. A base is a base layer's file by another
+/// name, so its logs are beside that file.
+fn closed<R: ReadAt>(image: &Image<R>, config: &str, base: Vec<u8>) -> Result<Vec<u8>> {
+    if hive::recover(&base, &[]).is_ok() {
+        return Ok(base);
+    }
+    let mut logs = Vec::new();
+    for extension in ["LOG1", "LOG2", "LOG"] {
+        let path = config_path(&format!("{config}.{extension}"));
+        match image.resolve(&path, Case::Ignored) {
+            Ok(file) => logs.push(content(image, &file)?),
+            Err(error) if error.kind() == cimfs::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::cimfs(READING, error)),
+        }
+    }
+    let slices: Vec<&[u8]> = logs.iter().map(Vec::as_slice).collect();
+    // Without a log that helps, the hive itself says what is wrong.
+    Ok(match hive::recover(&base, &slices) {
+        Ok(recovered) => recovered.bytes.into_owned(),
+        Err(_) => base,
+    })
 }
 
 /// Whether a child's base of a hive is what an importer makes of its parent's base and the child's changes.
@@ -190,6 +222,8 @@ pub(super) fn is_merged<P: ReadAt, R: ReadAt>(
 ) -> Result<bool> {
     let path = base_path(name);
     let Ok((expected, below)) = base_of(parent, &path) else { return Ok(false) };
+    let config = HIVES.iter().find(|(_, hive)| *hive == name).map_or(name, |(config, _)| config);
+    let below = closed(parent, config, below)?;
     let (found, merged) = base_of(child, &path)?;
     let (_, delta) = base_of(child, &delta_path(name))?;
     let file = child.resolve(&path, Case::Ignored);

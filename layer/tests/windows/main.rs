@@ -10,4 +10,5 @@ mod export;
 mod fixture;
 mod import;
 mod layers;
+mod registry;
 mod round_trip;
