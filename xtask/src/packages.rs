@@ -63,6 +63,7 @@ const TEST: &[&str] = &[
     "python3-hivex",
     "python3-libregf",
     "reglookup",
+    "wimtools",
     "gzip",
     "tar",
     "zstd",

@@ -9,7 +9,7 @@ use super::parse_size;
 /// The verbs of `plywood cim`. None of them mounts anything.
 #[derive(Debug, Subcommand)]
 pub(crate) enum CimVerb {
-    /// Write an image from a directory or a Windows imaging file.
+    /// Write an image from a directory, a tar or a Windows imaging file.
     Create(CimCreateArgs),
     /// Show an image's header, parents, regions and counts.
     Info(CimFileArgs),
@@ -61,17 +61,18 @@ pub(crate) struct CimFileArgs {
 /// `cim create`
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-Of a directory are kept: names, data, modification times, hard links, symbolic links (as reparse points), the user's \
+Of a tar is kept what its PAX records in Microsoft's form say; `plywood cim import` makes more of a layer's. Of a directory are kept: names, data, modification times, hard links, symbolic links (as reparse points), the user's \
 write permission (as the read-only attribute), and what `plywood cim extract` left in `user.ntfs_*` attributes. A WIM is \
 unpacked by wimlib-imagex beforehand, with what that keeps on this system: no security descriptors. Images that were \
 written here are unverified on Windows. The same input and name give the same bytes.
 
 Examples:
   plywood cim create --from tree/ base.cim
+  plywood cim create --from tree.tar.zst base.cim
   plywood cim create --from install.wim --wim-image 2 base.cim
   plywood cim create --from changes/ --parent base.cim child.cim     a fork with more files")]
 pub(crate) struct CimCreateArgs {
-    /// A directory, or a Windows imaging file (.wim).
+    /// A directory, a tar (plain, gzip or zstd; `-` is one on standard input), or a Windows imaging file (.wim).
     #[arg(long, value_name = "SRC")]
     pub(crate) from: PathBuf,
     /// The filesystem file to write; region files come beside it. It must not exist.

@@ -200,7 +200,10 @@ fn images_are_forked_changed_and_destroyed() {
         (&["add", &child, new, "/x", "--output", elsewhere.to_str().unwrap()], 2),
         (&["destroy", &image], 5),
         (&["destroy", &child], 5),
-        (&["create", "--from", new, &path("e.cim")], 2),
+        (&["create", "--from", new, &path("e.cim")], 6),
+        (&["import", "--parent", elsewhere.to_str().unwrap(), new, &path("e.cim")], 2),
+        (&["export", "--parent", elsewhere.to_str().unwrap(), &child, "-"], 2),
+        (&["import", new, &path("e.cim")], 6),
         (&["create", "--from", "/no/such/tree", &path("e.cim")], 4),
         (&["create", "--from", "/", "--image-version", "4", &path("e.cim")], 2),
     ] {
@@ -248,6 +251,41 @@ fn object_id_files_are_repaired() {
     fs::remove_file(directory.join(&region)).unwrap();
     let error = world.run(&["cim", "ls", &image]).fails(6);
     assert!(error.contains("there is no file region_"), "{error}");
+}
+
+#[test]
+fn tars_of_layers_go_in_and_out() {
+    let world = World::new();
+    let image = image(&world);
+    let directory = world.path("images");
+    let path = |name: &str| directory.join(name).to_str().unwrap().to_owned();
+    let [tar, again, other] = ["a.tar", "again.tar", "b.cim"].map(path);
+    world.run(&["cim", "export", &image, &tar]).ok();
+    world.run(&["cim", "export", &image, &tar]).fails(5);
+    world.run(&["cim", "create", "--from", &tar, &other]).ok();
+    // Of the root directory a tar says nothing.
+    let diff = world.run(&["cim", "diff", &image, &other]).ok();
+    assert!(diff.lines().all(|line| line.starts_with("~ / (")), "{diff}");
+    world.run(&["cim", "export", &other, &again]).ok();
+    assert!(fs::read(&tar).unwrap() == fs::read(&again).unwrap());
+    let mut command = world.plywood();
+    command.args(["cim", "export", &other, "-"]);
+    assert!(command.output().unwrap().stdout == fs::read(&tar).unwrap());
+
+    // A difference, and the same again on the same parent.
+    fs::write(world.path("new"), "new\n").unwrap();
+    let (child, twin) = (path("c.cim"), path("d.cim"));
+    let new = world.path("new");
+    world
+        .run(&["cim", "add", &image, new.to_str().unwrap(), "/Files/new", "--output", &child])
+        .ok();
+    world.run(&["cim", "rm", &child, "/Files/big"]).ok();
+    let difference = path("difference.tar");
+    let told = &world.json(&["cim", "export", "--parent", &image, &child, &difference])[0];
+    assert_eq!(told["whiteouts"], 1);
+    world.run(&["cim", "create", "--from", &difference, "--parent", &image, &twin]).ok();
+    assert_eq!(world.run(&["cim", "diff", &child, &twin]).ok(), "");
+    assert!(world.run(&["cim", "check", "--data", &twin]).ok().ends_with("sound\n"));
 }
 
 /// Names that no writer of ours stores, put into the link table of an image.
@@ -402,4 +440,40 @@ fn tars_of_layers_there_and_back() {
     assert_eq!(run(&["diff", &fork, &again]).ok(), "");
     let missing = at("none.cim");
     run(&["import", "--parent", &missing, &tar, &at("e.cim")]).fails(4);
+}
+
+#[test]
+fn a_wim_is_unpacked_on_the_way() {
+    let world = World::new();
+    let path = |name: &str| world.path(name).to_str().unwrap().to_owned();
+    fs::create_dir_all(world.path("tree/deep")).unwrap();
+    fs::write(world.path("tree/file"), "data").unwrap();
+    fs::hard_link(world.path("tree/file"), world.path("tree/deep/again")).unwrap();
+    std::os::unix::fs::symlink("file", world.path("tree/link")).unwrap();
+    let mut capture = std::process::Command::new("wimlib-imagex");
+    capture.args(["capture", "--compress=none"]).arg(path("tree")).arg(path("in.wim"));
+    let output = capture.output().expect("wimtools are installed");
+    assert!(output.status.success(), "{output:?}");
+    fs::create_dir(world.path("images")).unwrap();
+    let (image, direct) = (path("images/a.cim"), path("images/b.cim"));
+    world.run(&["cim", "create", "--from", &path("in.wim"), &image]).ok();
+    world.run(&["cim", "create", "--from", &path("tree"), &direct]).ok();
+    assert_eq!(world.run(&["cim", "diff", &direct, &image]).ok(), "");
+    world
+        .run(&[
+            "cim",
+            "create",
+            "--from",
+            &path("in.wim"),
+            "--wim-image",
+            "7",
+            &path("images/c.cim"),
+        ])
+        .fails(6);
+    assert!(!files(world.path("images")).iter().any(|name| name.starts_with(".")), "nothing stays");
+    let mut command = world.plywood();
+    command.args(["cim", "create", "--from", &path("in.wim"), &path("images/c.cim")]);
+    let outcome = crate::support::Outcome::of(command.env("PATH", "/nowhere").output().unwrap());
+    let error = outcome.fails(3);
+    assert!(error.contains("wimtools"), "{error}");
 }

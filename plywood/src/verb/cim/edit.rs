@@ -10,8 +10,8 @@ use serde_json::json;
 
 use super::path::shown;
 use super::source::Source;
-use super::wim::Unpacked;
-use super::{existing, lifecycle, place};
+use super::wim::{self, Unpacked};
+use super::{existing, lifecycle, place, transfer};
 use crate::Session;
 use crate::cli::{CimAddArgs, CimCreateArgs, CimRemoveArgs};
 use crate::exit::{Exit, Failure};
@@ -28,6 +28,9 @@ pub(crate) fn create(session: &mut Session, args: &CimCreateArgs) -> Result<()> 
     let (set, name) = new(&args.output)?;
     let cancel = cancel_on_signal()?;
     let doing = || format!("cannot make an image of {}", args.from.display());
+    if !args.from.is_dir() && !wim::is_wim(&args.from)? {
+        return transfer::create(session, args, options, &cancel);
+    }
     let mut writer = match &args.parent {
         Some(parent) => {
             let (_, parent) = beside(parent, &args.output)?;

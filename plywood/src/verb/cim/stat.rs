@@ -5,6 +5,7 @@ use std::fs::File;
 
 use anyhow::{Context as _, Result};
 use cimfs::{Case, Eas, FileId, FileTime, FileView, Image, ImagePath, Stream};
+use layer::windows::SecurityDescriptor;
 use serde::Serialize;
 use serde_json::json;
 
@@ -128,6 +129,8 @@ fn stat_one(
     links: Option<&[ImagePath]>,
 ) -> Result<()> {
     let security = image.security_descriptor(file)?;
+    let sddl = security.as_deref().and_then(|bytes| SecurityDescriptor::read(bytes).ok());
+    let sddl = sddl.and_then(|descriptor| descriptor.to_sddl().ok());
     let reparse = image.reparse_buffer(file)?;
     let target = reparse.as_deref().and_then(Target::of);
     let eas = image.ea_buffer(file)?;
@@ -141,6 +144,7 @@ fn stat_one(
         }
         value["position"] = json!(format!("{:?}", file.position));
         value["parent"] = json!(file.parent().map(|parent| parent.0));
+        value["sddl"] = json!(sddl);
         value["security_hex"] = json!(security.as_deref().map(hex));
         if let Some(buffer) = &reparse {
             value["reparse"] = json!({
@@ -180,7 +184,7 @@ fn stat_one(
         ("written", time(file.last_write_time()).unwrap_or_else(unknown)),
         ("changed", time(file.change_time()).unwrap_or_else(unknown)),
         ("accessed", time(file.last_access_time()).unwrap_or_else(unknown)),
-        ("security", security.as_deref().map_or_else(unknown, hex)),
+        ("security", sddl.or(security.as_deref().map(hex)).unwrap_or_else(unknown)),
     ];
     if let Some(buffer) = &reparse {
         let target = target.map(|target| escape::message(&target.text));

@@ -1,42 +1,71 @@
 //! `import` and `export`: tars of Windows layers.
 
 use std::io::{BufWriter, Read, Write as _};
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use layer::windows::Processing;
-use layer::{LayerOptions, WindowsOptions};
+use layer::{Cancel, LayerOptions, WindowsOptions};
 use serde_json::json;
 
 use super::edit::{beside, new};
 use super::existing;
 use crate::Session;
-use crate::cli::{CimExportArgs, CimImportArgs};
+use crate::cli::{CimCreateArgs, CimExportArgs, CimImportArgs};
 use crate::interrupt::{StandardInput, cancel_on_signal};
-use crate::output;
+use crate::output::{self, size};
 use crate::output_file::OutputFile;
 
 pub(crate) fn import(session: &mut Session, args: &CimImportArgs) -> Result<()> {
     let cancel = cancel_on_signal()?;
-    let doing = || format!("cannot make an image of {}", args.tar.display());
-    let (set, name) = new(&args.output)?;
-    let parent = match &args.parent {
-        Some(parent) => Some(beside(parent, &args.output)?.1),
-        None => None,
-    };
-    let source: Box<dyn Read + Send> = match args.tar.as_os_str() == "-" {
-        true => Box::new(StandardInput::new(&cancel)),
-        false => Box::new(std::fs::File::open(&args.tar).with_context(doing)?),
-    };
     let options = WindowsOptions {
         blob: LayerOptions { max_size: args.max_size, ..LayerOptions::default() },
         processing: if args.tree { Processing::None } else { Processing::Layer },
         ..WindowsOptions::default()
     };
-    let made = layer::write_windows_layer(source, &set, name, parent, &options, &(), &cancel)
+    convert(session, &args.tar, &args.output, args.parent.as_deref(), &options, &cancel)
+}
+
+/// An image of any tar, as a tree.
+pub(super) fn create(
+    session: &mut Session,
+    args: &CimCreateArgs,
+    image: cimfs::WriterOptions,
+    cancel: &Cancel,
+) -> Result<()> {
+    let (_, name) = new(&args.output)?;
+    let options = WindowsOptions {
+        image,
+        processing: Processing::None,
+        variant: name.to_owned(),
+        ..WindowsOptions::default()
+    };
+    convert(session, &args.from, &args.output, args.parent.as_deref(), &options, cancel)
+}
+
+fn convert(
+    session: &mut Session,
+    tar: &Path,
+    output: &Path,
+    parent: Option<&Path>,
+    options: &WindowsOptions,
+    cancel: &Cancel,
+) -> Result<()> {
+    let doing = || format!("cannot make an image of {}", tar.display());
+    let (set, name) = new(output)?;
+    let parent = match parent {
+        Some(parent) => Some(beside(parent, output)?.1),
+        None => None,
+    };
+    let source: Box<dyn Read + Send> = match tar.as_os_str() == "-" {
+        true => Box::new(StandardInput::new(cancel)),
+        false => Box::new(std::fs::File::open(tar).with_context(doing)?),
+    };
+    let made = layer::write_windows_layer(source, &set, name, parent, options, &(), cancel)
         .with_context(doing)?;
     if session.output.is_json() {
         return session.output.json(&json!({
-            "image": args.output,
+            "image": output,
             "guid": made.guid.to_string(),
             "diff_id": made.blob.diff_id,
             "digest": made.blob.digest,
@@ -51,11 +80,11 @@ pub(crate) fn import(session: &mut Session, args: &CimImportArgs) -> Result<()> 
     }
     session.output.line(format!(
         "{}: {} entries, {} streams, {} whiteouts, {}, {}",
-        args.output.display(),
+        output.display(),
         made.entries,
         made.streams,
         made.whiteouts,
-        output::size(made.image_size),
+        size(made.image_size),
         made.blob.diff_id
     ))?;
     // What the tar says and the image cannot, or the other way round.
@@ -108,7 +137,7 @@ pub(crate) fn export(session: &mut Session, args: &CimExportArgs) -> Result<()> 
         args.output.display(),
         written.entries,
         written.whiteouts,
-        output::size(written.size),
+        size(written.size),
         written.diff_id
     ))
 }

@@ -15,21 +15,24 @@ use crate::exit::{Exit, Failure};
 
 const MAGIC: [u8; 8] = *b"MSWIM\0\0\0";
 
+/// Whether a file, if it is one, begins as a WIM does.
+pub(super) fn is_wim(path: &Path) -> Result<bool> {
+    if path.as_os_str() == "-" {
+        return Ok(false);
+    }
+    let mut head = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(MAGIC.len() as u64).read_to_end(&mut head))
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(head == MAGIC)
+}
+
 /// The files of a WIM in a directory that is removed again.
 pub(super) struct Unpacked(PathBuf);
 
 impl Unpacked {
     /// Unpacks one image of a WIM beside the output.
     pub(super) fn new(wim: &Path, image: &str, output: &Path, cancel: &Cancel) -> Result<Self> {
-        let mut head = [0; 8];
-        let opened = || format!("cannot open {}", wim.display());
-        let got = File::open(wim).and_then(|mut file| file.read(&mut head)).with_context(opened)?;
-        if got < head.len() || head != MAGIC {
-            let what = format!("{} is neither a directory nor a WIM", wim.display());
-            anyhow::bail!(
-                Failure::new(Exit::Usage, what).hint("`plywood cim import` takes layer tars")
-            );
-        }
         let mut name = OsString::from(".");
         name.push(output.file_name().unwrap_or_default());
         name.push(".wim.");
