@@ -38,7 +38,7 @@ pub struct CimView {
 /// times at which they were written last, so it is made anew for an image that was replaced by another.
 ///
 /// # Errors
-/// As [`write_cim_view`]; [`ErrorKind::Invalid`] for an image whose name is not Unicode.
+/// As [`write_cim_view`]; `Invalid` for an image whose name is not Unicode.
 pub fn view_of(image: &Path, cache: &Path, cancel: &Cancel) -> Result<CimView> {
     let doing = |what: &str| format!("cannot {what} {}", image.display());
     let absolute = image.canonicalize().map_err(|error| Error::io(doing("find"), error))?;
