@@ -33,6 +33,10 @@ pub(super) const MAX_VALUE_NAME: usize = 16_383;
 pub(super) const MAX_DEPTH: usize = 512;
 /// Bytes of a hive that is read: ours.
 pub(super) const MAX_FILE: usize = 512 << 20;
+/// Keys of a hive that is read: ours, and a hundred times those of a real one.
+pub(super) const MAX_KEYS: usize = 4 << 20;
+/// Values of a hive that is read: ours.
+pub(super) const MAX_VALUES: usize = 16 << 20;
 /// Bytes of all bins: bit 31 of an offset tells stable from volatile storage (K).
 pub(super) const MAX_BINS: usize = (1 << 31) - BLOCK;
 

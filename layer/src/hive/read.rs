@@ -65,6 +65,7 @@ fn read(bytes: &[u8], dirty: Dirty) -> Result<Hive<'_>> {
         layered: base.flags.get() & format::LAYERED != 0,
         big_data: base.minor.get() > format::LAST_MINOR_WITHOUT_BIG_DATA,
         security: HashMap::new(),
+        values: 0,
     };
     let mut hive = reader.hive(base.root.get())?;
     if is_dirty {
@@ -100,6 +101,8 @@ struct Reader<'a> {
     layered: bool,
     big_data: bool,
     security: HashMap<u32, Arc<[u8]>>,
+    /// Values so far.
+    values: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,7 +149,8 @@ impl<'a> Reader<'a> {
                 Error::corrupt(format!("registry key {}: {what}", hive.path(id)))
             };
             let entries = self.entries(count, list).map_err(|damage| wrong(&hive, damage))?;
-            let mut children = Vec::with_capacity(entries.len());
+            // Nothing is reserved by a list's word: its entries take less room than what they name.
+            let mut children = Vec::new();
             for entry in entries {
                 let child = self
                     .key(entry.cell, Place::BelowRoot)
@@ -177,6 +181,10 @@ impl<'a> Reader<'a> {
                     }
                     hive.warn(WarningKind::DuplicateKey, id);
                     continue;
+                }
+                if hive.key_count() >= format::MAX_KEYS {
+                    let what = "registry hive: more than 4 million keys";
+                    return Err(Error::new(ErrorKind::TooLarge, what));
                 }
                 let child_id = hive.push(id, child.key)?;
                 last = Some(child_id);
@@ -296,7 +304,11 @@ impl<'a> Reader<'a> {
             .0
             .get(..count as usize)
             .ok_or_else(|| Damage::at(list, "it has more values than its list"))?;
-        let mut values = Vec::with_capacity(entries.len());
+        self.values = self.values.saturating_add(entries.len());
+        if self.values > format::MAX_VALUES {
+            return Err(Damage("the hive has more than 16 million values".to_owned()));
+        }
+        let mut values = Vec::new();
         for entry in entries {
             values.push(self.value(u32::from_le_bytes(*entry), warnings)?);
         }
