@@ -7,10 +7,9 @@ use cimfs::{FileSet, Guid, Image, ImageWriter, MemorySet, Metadata, Severity, Wr
 use layer::hive::{Hive, Key};
 use layer::windows::{
     Processing, ReparsePoint, SecurityDescriptor, decode_wtf8, encode_wtf8, parse_time, time_text,
+    write_windows_layer_to,
 };
-use layer::{
-    Cancel, ErrorKind, LayerOptions, WindowsOptions, write_windows_layer, write_windows_layer_tar,
-};
+use layer::{Cancel, ErrorKind, LayerOptions, WindowsOptions, write_windows_layer_tar};
 use libfuzzer_sys::fuzz_target;
 
 const BLOCK: usize = 512;
@@ -88,7 +87,7 @@ fn convert(
     let blob = LayerOptions { max_size: Some(max_size), ..LayerOptions::default() };
     let variant = name.to_owned();
     let options = WindowsOptions { blob, processing, variant, ..WindowsOptions::default() };
-    if write_windows_layer(bytes, set, name, parent, &options, &(), &Cancel::new()).is_err() {
+    if write_windows_layer_to(bytes, set, name, parent, &options, &(), &Cancel::new()).is_err() {
         return false;
     }
     let report = cimfs::check(set, name).expect("what was written is checked");

@@ -8,8 +8,10 @@ use crate::format::{
     RegionHeader,
 };
 
-/// What is written at once.
+/// What is gathered and written at once.
 const CHUNK: usize = 1 << 20;
+/// Pieces from this length on are written without being copied before.
+const DIRECT: usize = 64 << 10;
 
 /// Which region an object belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -76,14 +78,15 @@ impl<W: WritableFile> RegionOutput<W> {
         if self.position() + bytes.len() as u64 >= LENGTH_LIMIT {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
-        if self.buffer.len() + bytes.len() < CHUNK {
+        if bytes.len() < DIRECT {
+            if self.buffer.len() + bytes.len() > CHUNK {
+                self.flush()?;
+            }
             self.buffer.extend_from_slice(bytes);
             return Ok(());
         }
-        self.flush()?;
-        if bytes.len() < CHUNK {
-            self.buffer.extend_from_slice(bytes);
-            return Ok(());
+        if !self.buffer.is_empty() {
+            self.flush()?;
         }
         self.file.write_all_at(bytes, self.start)?;
         self.start += bytes.len() as u64;

@@ -3,9 +3,10 @@
 use std::io::Read;
 use std::sync::mpsc::Receiver;
 
-use cimfs::{Guid, Image, ImageWriter, WritableSet};
+use cimfs::{DirectorySet, Guid, Image, ImageWriter, WritableSet};
 
 use super::description::AbsentTimes;
+use super::image_set::ImageSet;
 use super::intake::{Counts, Intake};
 use super::processing::Processing;
 use super::usual::AbsentSecurity;
@@ -80,7 +81,24 @@ pub struct WindowsLayer {
 /// # Errors
 /// As [`write_layer_image`](crate::write_layer_image); `Invalid` if `name` or the identifier is taken, or for a layer
 /// that is none for Windows; `MissingParent` for changes to a hive that no layer below has.
-pub fn write_windows_layer<S: WritableSet + Clone>(
+pub fn write_windows_layer(
+    source: impl Read + Send,
+    set: &DirectorySet,
+    name: &str,
+    parent: Option<&str>,
+    options: &WindowsOptions,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<WindowsLayer> {
+    let set = ImageSet(set.clone());
+    write_windows_layer_to(source, &set, name, parent, options, progress, cancel)
+}
+
+/// The same into any set of files, such as memory.
+///
+/// # Errors
+/// As [`write_windows_layer`].
+pub fn write_windows_layer_to<S: WritableSet + Clone>(
     mut source: impl Read + Send,
     set: &S,
     name: &str,

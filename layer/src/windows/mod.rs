@@ -12,6 +12,7 @@ mod description;
 mod difference;
 mod ea;
 mod export;
+mod image_set;
 mod intake;
 mod name;
 mod path;
@@ -27,7 +28,7 @@ mod usual;
 pub use attributes::{
     ARCHIVE, DIRECTORY, HIDDEN, NORMAL, READ_ONLY, REPARSE_POINT, SPARSE_FILE, SYSTEM,
 };
-pub use convert::{WindowsLayer, WindowsOptions, write_windows_layer};
+pub use convert::{WindowsLayer, WindowsOptions, write_windows_layer, write_windows_layer_to};
 pub use description::AbsentTimes;
 pub use ea::write_eas;
 pub use export::{WindowsLayerTar, write_windows_layer_tar};

@@ -3,8 +3,8 @@
 use std::io::Read as _;
 
 use cimfs::{Case, FileView, Image, MemoryFile, MemorySet};
-use layer::windows::{Processing, WindowsLayer, WindowsOptions};
-use layer::{Cancel, Error, write_windows_layer, write_windows_layer_tar};
+use layer::windows::{Processing, WindowsLayer, WindowsOptions, write_windows_layer_to};
+use layer::{Cancel, Error, write_windows_layer_tar};
 
 use crate::support::{Header, Tar};
 
@@ -22,7 +22,7 @@ pub(crate) fn import(
     parent: Option<&str>,
     options: &WindowsOptions,
 ) -> Result<WindowsLayer, Error> {
-    write_windows_layer(tar, set, name, parent, options, &(), &Cancel::new())
+    write_windows_layer_to(tar, set, name, parent, options, &(), &Cancel::new())
 }
 
 /// The image of a tree.
