@@ -181,7 +181,6 @@ fn check_device(DeviceNumber { major, minor }: DeviceNumber) -> Result<(), Refus
 }
 
 fn check_xattrs(inode: &Inode) -> Result<(), Refusal> {
-    let mut names: Vec<&[u8]> = Vec::with_capacity(inode.xattrs.len());
     for xattr in &inode.xattrs {
         let shown = xattr.name.escape_ascii();
         if split_name(&xattr.name).is_none() {
@@ -197,8 +196,11 @@ fn check_xattrs(inode: &Inode) -> Result<(), Refusal> {
                 format!("xattr {shown} has {length} bytes, over {XATTR_VALUE_MAX}"),
             ));
         }
-        names.push(&xattr.name);
     }
+    if inode.xattrs.is_sorted_by(|a, b| a.name < b.name) {
+        return Ok(());
+    }
+    let mut names: Vec<&[u8]> = inode.xattrs.iter().map(|xattr| &*xattr.name).collect();
     names.sort_unstable();
     match names.windows(2).find(|pair| pair[0] == pair[1]) {
         Some(pair) => invalid(format!("xattr {} is there twice", pair[0].escape_ascii())),

@@ -23,7 +23,7 @@ const PIECE: usize = 1 << 20;
 pub(super) struct Metadata<'a> {
     pub(super) tree: &'a Tree,
     pub(super) census: &'a Census,
-    pub(super) xattrs: &'a XattrPlan<'a>,
+    pub(super) xattrs: &'a XattrPlan,
     pub(super) layout: &'a Layout,
 }
 
@@ -75,9 +75,9 @@ impl Metadata<'_> {
         pieces.bytes.extend_from_slice(&self.xattrs.table);
         pieces.seek(layout.prefix_start);
         pieces.bytes.extend_from_slice(&self.xattrs.prefix_table());
-        for (number, (&id, placed)) in (1u32..).zip(self.census.order.iter().zip(&layout.inodes)) {
+        for (position, (&id, placed)) in self.census.order.iter().zip(&layout.inodes).enumerate() {
             pieces.seek(layout.meta_start + layout.nid(id) * crate::format::SLOT);
-            self.inode(number, id, placed, &mut pieces)?;
+            self.inode(position, id, placed, &mut pieces)?;
             pieces.flush_over(PIECE)?;
         }
         pieces.seek(layout.length);
@@ -136,15 +136,16 @@ impl Metadata<'_> {
 
     fn inode<S: Sink>(
         &self,
-        number: u32,
+        position: usize,
         id: InodeId,
         placed: &Placed,
         pieces: &mut Pieces<'_, S>,
     ) -> Result<()> {
         let inode = &self.tree[id];
+        let number = u32::try_from(position + 1).expect("inodes have 32-bit indexes");
         self.core(number, id, placed, &mut pieces.bytes);
         let body_end = pieces.position() + u64::from(placed.body);
-        self.xattrs.encode_body(&inode.xattrs, &mut pieces.bytes);
+        self.xattrs.encode_body(position, &inode.xattrs, &mut pieces.bytes);
         pieces.seek(body_end);
         match &inode.content {
             Content::Directory(_) if placed.tail > 0 => {
@@ -257,7 +258,7 @@ impl Metadata<'_> {
 pub(super) fn header(
     options: &WriterOptions,
     layout: &Layout,
-    xattrs: &XattrPlan<'_>,
+    xattrs: &XattrPlan,
     inodes: u64,
     uuid: [u8; 16],
 ) -> Vec<u8> {

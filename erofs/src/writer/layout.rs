@@ -57,7 +57,7 @@ impl Layout {
     pub(super) fn new(
         tree: &Tree,
         census: &Census,
-        xattrs: &XattrPlan<'_>,
+        xattrs: &XattrPlan,
         options: &WriterOptions,
         position: u64,
     ) -> Result<Self> {
@@ -76,9 +76,9 @@ impl Layout {
         };
         let mut placed = Vec::with_capacity(census.order.len());
         let mut nids = vec![0; tree.len()];
-        for &id in &census.order {
+        for (position, &id) in census.order.iter().enumerate() {
             let inode = &tree[id];
-            let body = xattrs.body_length(&inode.xattrs);
+            let body = xattrs.body_length(position, &inode.xattrs);
             let (at, inode) = cursor
                 .place(census, epoch, id, inode, body)
                 .map_err(|(kind, message)| census.error(tree, id, kind, &message))?;

@@ -1,6 +1,7 @@
 //! Extended attributes: which are shared, and the bytes of a body.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U16, U32};
@@ -20,52 +21,77 @@ pub(super) const BODY_MAX: u64 = 12 + 4 * 65_534;
 
 type Pair<'t> = (&'t [u8], &'t [u8]);
 
+/// In place of the id of a shared entry: the entry is in the inode's own body.
+const INLINE: u32 = u32::MAX;
+
 /// Where every extended attribute goes.
 #[derive(Debug, Default)]
-pub(super) struct XattrPlan<'t> {
-    shared: HashMap<Pair<'t>, u32>,
+pub(super) struct XattrPlan {
+    /// Id of the shared entry or [`INLINE`], for every attribute of every inode: inodes in the census's order, the
+    /// attributes of each in the order of their names.
+    places: Vec<u32>,
+    /// Where in `places` the attributes of an inode begin, by position in the census's order.
+    starts: Vec<u32>,
+    shared_count: u64,
     prefixes: LongPrefixes,
     /// Bytes of the shared entries; an id counts 4-byte words in it.
     pub(super) table: Vec<u8>,
 }
 
-impl<'t> XattrPlan<'t> {
+impl XattrPlan {
     /// `position` is where metadata begins, at a block's start.
     pub(super) fn new(
-        tree: &'t Tree,
+        tree: &Tree,
         census: &Census,
         options: &WriterOptions,
         position: u64,
     ) -> Self {
-        let all = || census.order.iter().flat_map(|&id| &tree[id].xattrs);
-        let mut uses: HashMap<Pair<'t>, u32> = HashMap::new();
-        for xattr in all() {
-            *uses.entry((&xattr.name, &xattr.value)).or_default() += 1;
-        }
+        let mut pairs = Pairs::default();
         let mut plan = Self::default();
+        plan.starts.reserve(census.order.len());
+        for &id in &census.order {
+            plan.starts.push(count(&plan.places));
+            plan.places.extend(by_name(&tree[id].xattrs).map(|xattr| pairs.number(xattr)));
+        }
         // The prefix table's position is stored in 32 bits of 4 bytes; the table follows at most the
         // shared entries, for which half of that range is left.
         if options.long_xattr_prefixes && position < 1 << 33 {
             let mut names: BTreeMap<&[u8], u64> = BTreeMap::new();
-            for (&(name, _), &count) in &uses {
-                let stored = if count > SHARED_ABOVE { 1 } else { u64::from(count) };
-                *names.entry(name).or_default() += stored;
+            for (xattr, uses) in &pairs.found {
+                let stored = if *uses > SHARED_ABOVE { 1 } else { u64::from(*uses) };
+                *names.entry(&xattr.name).or_default() += stored;
             }
             plan.prefixes = LongPrefixes::choose(&names);
         }
-        for xattr in census.order.iter().flat_map(|&id| by_name(&tree[id].xattrs)) {
-            let pair: Pair<'t> = (&xattr.name, &xattr.value);
-            if uses[&pair] > SHARED_ABOVE && !plan.shared.contains_key(&pair) {
-                let id = u32::try_from(plan.table.len() / 4).expect("less than 16 GiB of xattrs");
-                encode_entry(&plan.prefixes, xattr, &mut plan.table);
-                plan.shared.insert(pair, id);
+        let mut ids = Vec::with_capacity(pairs.found.len());
+        for (xattr, uses) in &pairs.found {
+            ids.push(match *uses > SHARED_ABOVE {
+                true => {
+                    let id = u32::try_from(plan.table.len() / 4).expect("less than 16 GiB of xattrs");
+                    encode_entry(&plan.prefixes, xattr, &mut plan.table);
+                    plan.shared_count += 1;
+                    id
+                }
+                false => INLINE,
+            });
+        }
+        for place in &mut plan.places {
+            *place = ids[*place as usize];
+        }
+        // A body has room for so many ids; what is more stays inline.
+        let ends = plan.starts.iter().skip(1).copied().chain([count(&plan.places)]);
+        for (start, end) in plan.starts.iter().zip(ends) {
+            let places = &mut plan.places[*start as usize..end as usize];
+            if places.len() > SHARED_PER_INODE {
+                let shared = places.iter_mut().filter(|place| **place != INLINE);
+                shared.skip(SHARED_PER_INODE).for_each(|place| *place = INLINE);
             }
         }
         plan
     }
 
     pub(super) fn shared_count(&self) -> u64 {
-        self.shared.len() as u64
+        self.shared_count
     }
 
     pub(super) fn prefix_count(&self) -> u8 {
@@ -76,71 +102,97 @@ impl<'t> XattrPlan<'t> {
         self.prefixes.table()
     }
 
+    /// The attributes of an inode by its position in the census's order, in the order of their names, each with the
+    /// id of its shared entry or [`INLINE`].
+    fn placed<'x>(
+        &self,
+        position: usize,
+        xattrs: &'x [Xattr],
+    ) -> impl Iterator<Item = (&'x Xattr, u32)> {
+        let places = &self.places[self.starts[position] as usize..][..xattrs.len()];
+        by_name(xattrs).zip(places.iter().copied())
+    }
+
     /// Length of an inode's body: 0 without attributes.
-    pub(super) fn body_length(&self, xattrs: &[Xattr]) -> u64 {
+    pub(super) fn body_length(&self, position: usize, xattrs: &[Xattr]) -> u64 {
         if xattrs.is_empty() {
             return 0;
         }
-        let mut length = size_of::<XattrHeader>();
-        self.split(xattrs, |item| {
-            length += match item {
-                Item::Shared(_) => 4,
-                Item::Inline(xattr) => entry_length(&self.prefixes, xattr),
-            }
+        let lengths = self.placed(position, xattrs).map(|(xattr, place)| match place {
+            INLINE => entry_length(&self.prefixes, xattr),
+            _ => 4,
         });
-        length as u64
+        (size_of::<XattrHeader>() + lengths.sum::<usize>()) as u64
     }
 
     /// Appends an inode's body.
-    pub(super) fn encode_body(&self, xattrs: &[Xattr], out: &mut Vec<u8>) {
+    pub(super) fn encode_body(&self, position: usize, xattrs: &[Xattr], out: &mut Vec<u8>) {
         if xattrs.is_empty() {
             return;
         }
         let start = out.len();
         out.extend_from_slice(&[0; size_of::<XattrHeader>()]);
         let mut shared_count = 0;
-        self.split(xattrs, |item| {
-            if let Item::Shared(id) = item {
-                out.extend_from_slice(U32::new(id).as_bytes());
-                shared_count += 1;
-            }
-        });
-        self.split(xattrs, |item| {
-            if let Item::Inline(xattr) = item {
-                encode_entry(&self.prefixes, xattr, out);
-            }
-        });
+        for (_, place) in self.placed(position, xattrs).filter(|(_, place)| *place != INLINE) {
+            out.extend_from_slice(U32::new(place).as_bytes());
+            shared_count += 1;
+        }
+        for (xattr, _) in self.placed(position, xattrs).filter(|(_, place)| *place == INLINE) {
+            encode_entry(&self.prefixes, xattr, out);
+        }
         let header = XattrHeader { name_filter: U32::ZERO, shared_count, reserved: [0; 7] };
         out[start..start + size_of::<XattrHeader>()].copy_from_slice(header.as_bytes());
     }
+}
 
-    /// Hands out attributes in the order of their names, each as shared or inline.
-    fn split<'x>(&self, xattrs: &'x [Xattr], mut take: impl FnMut(Item<'x>)) {
-        let mut shared_count = 0;
-        for xattr in by_name(xattrs) {
-            let pair: Pair<'_> = (&xattr.name, &xattr.value);
-            match self.shared.get(&pair) {
-                Some(&id) if shared_count < SHARED_PER_INODE => {
-                    shared_count += 1;
-                    take(Item::Shared(id));
-                }
-                _ => take(Item::Inline(xattr)),
+fn count(places: &[u32]) -> u32 {
+    u32::try_from(places.len()).expect("fewer than 2^32 xattrs in memory")
+}
+
+/// Numbers for pairs of name and value, in the order in which they turn up.
+#[derive(Default)]
+struct Pairs<'t> {
+    numbers: HashMap<Pair<'t>, u32>,
+    /// The same by address: most values that inodes have in common are in memory once.
+    addresses: HashMap<(*const u8, *const u8), u32>,
+    /// By number: the first of its kind, and how many there are.
+    found: Vec<(&'t Xattr, u32)>,
+}
+
+impl<'t> Pairs<'t> {
+    /// The number of a pair, counted once more.
+    fn number(&mut self, xattr: &'t Xattr) -> u32 {
+        let is_shared = Arc::strong_count(&xattr.value) > 1;
+        let address = (xattr.name.as_ptr(), xattr.value.as_ptr());
+        let known = if is_shared { self.addresses.get(&address).copied() } else { None };
+        let number = known.unwrap_or_else(|| {
+            let next = u32::try_from(self.found.len()).expect("fewer than 2^32 xattrs in memory");
+            let number = *self.numbers.entry((&xattr.name, &xattr.value)).or_insert(next);
+            if number == next {
+                self.found.push((xattr, 0));
             }
-        }
+            if is_shared {
+                self.addresses.insert(address, number);
+            }
+            number
+        });
+        self.found[number as usize].1 += 1;
+        number
     }
 }
 
 /// Attributes in the order of their names, which is the order of everything stored: the order in memory
 /// must not show in an image.
-fn by_name(xattrs: &[Xattr]) -> Vec<&Xattr> {
-    let mut sorted: Vec<_> = xattrs.iter().collect();
-    sorted.sort_unstable_by_key(|xattr| &xattr.name);
-    sorted
-}
-
-enum Item<'x> {
-    Shared(u32),
-    Inline(&'x Xattr),
+fn by_name(xattrs: &[Xattr]) -> impl Iterator<Item = &Xattr> {
+    let sorted = (!xattrs.is_sorted_by_key(|xattr| &xattr.name)).then(|| {
+        let mut sorted: Vec<_> = xattrs.iter().collect();
+        sorted.sort_unstable_by_key(|xattr| &xattr.name);
+        sorted
+    });
+    (0..xattrs.len()).map(move |index| match &sorted {
+        Some(sorted) => sorted[index],
+        None => &xattrs[index],
+    })
 }
 
 /// Splits a full name into the format's prefix index and the rest; `None` for a name that has no place.

@@ -154,6 +154,8 @@ impl Attributes {
             let list = names(self, |n| &n.streams);
             self.streams(image, file, link, list, &mut found)?;
         }
+        // As they are stored, which spares the writer the work.
+        found.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Ok(found)
     }
 

@@ -1,5 +1,7 @@
 //! `plywood doctor`: what this host can do, and what follows from it.
 
+mod cim;
+
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -53,6 +55,7 @@ pub(crate) fn doctor(session: &mut Session) -> Result<ExitCode> {
             consequence: "nothing about mounting could be found out".to_owned(),
         }),
     }
+    checks.extend(cim::checks(&directory(&session.host)));
     checks.extend(runtimes(&session.host));
     checks.push(mkfs());
     for check in &checks {
@@ -96,7 +99,7 @@ fn user() -> Check {
         evidence: if root { "root" } else { "not root" }.to_owned(),
         consequence: match root {
             true => String::new(),
-            false => "mount and run take root; erofs and image work without".to_owned(),
+            false => "mount (but of CIMs) and run take root; erofs and image work without".to_owned(),
         },
     }
 }
