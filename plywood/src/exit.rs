@@ -119,6 +119,12 @@ fn way_out(cause: &(dyn Error + 'static)) -> Option<&'static str> {
             _ => None,
         };
     }
+    if let Some(error) = cause.downcast_ref::<cimfs::Error>() {
+        let temporary = error.to_string().contains(".cimtmp");
+        return (error.kind() == cimfs::ErrorKind::Exists && temporary).then_some(
+            "if nobody is writing the image, that was cut: remove the files beside it that end with .cimtmp",
+        );
+    }
     match CauseKind::of(cause) {
         CauseKind::Store(kind) => match kind {
             store::ErrorKind::Busy => Some("try again when that process has ended"),

@@ -212,6 +212,12 @@ fn images_are_forked_changed_and_destroyed() {
     }
     assert_eq!(files(&directory), before);
 
+    // What a killed command leaves is in the way, and is said.
+    fs::write(path("b.cim.edit.cimtmp"), "").unwrap();
+    let error = world.run(&["cim", "rm", &child, "/Files/new"]).fails(5);
+    assert!(error.contains("hint: if nobody is writing the image"), "{error}");
+    fs::remove_file(path("b.cim.edit.cimtmp")).unwrap();
+
     // Images that took the place of their parents leave those' regions behind.
     let listed = said(&["destroy", "--dry-run", "--orphans", &grand]);
     assert!(listed.lines().all(|line| line.starts_with("would delete ")), "{listed}");
