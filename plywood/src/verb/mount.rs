@@ -32,6 +32,12 @@ pub(crate) fn mount(session: &mut Session, args: &MountArgs) -> Result<()> {
     if looks_like_a_file(what) && cim::is_cim(Path::new(what))? {
         return cim::mount(&session.host, args, Path::new(what), dir);
     }
+    if !looks_like_a_file(what)
+        && let Some(top) = cim::of_image(&session.host, what)?
+    {
+        // What is removed from the store meanwhile lives on in the mount.
+        return cim::mount(&session.host, args, &top, dir);
+    }
     cim::refuse_options(args)?;
     require_root("mounting")?;
     let host = &session.host;

@@ -31,6 +31,28 @@ pub(super) fn is_cim(path: &Path) -> Result<bool> {
     }
 }
 
+/// The top CIM of an image for Windows, or of a snapshot on one; `None` for all others, and for what is not there.
+pub(super) fn of_image(host: &Host, what: &str) -> Result<Option<PathBuf>> {
+    if !host.root().is_dir() {
+        return Ok(None);
+    }
+    let store = host.store_to_read()?;
+    let snapshots = store.list(&[])?;
+    let mut top = None;
+    let mut next = snapshots.iter().find(|snapshot| snapshot.key == what.as_bytes());
+    if next.is_none() {
+        let image = super::super::image::lookup(&store, what)?;
+        top = image.and_then(|image| image.layers.last().cloned());
+    }
+    while let (None, Some(snapshot)) = (&top, next) {
+        top = snapshot.layers.first().cloned();
+        let parent = snapshot.parent.as_ref();
+        next = parent.and_then(|parent| snapshots.iter().find(|other| other.key == *parent));
+    }
+    let Some(id) = top.filter(store::LayerId::is_cim) else { return Ok(None) };
+    Ok(store.layer(&id)?.map(|layer| layer.path))
+}
+
 /// Refuses what makes sense for a CIM only.
 pub(super) fn refuse_options(args: &MountArgs) -> Result<()> {
     if args.driver != Driver::Auto || args.ignore_case || args.foreground {
