@@ -79,6 +79,8 @@ const DEMO: &[&str] = &["mmdebstrap", "ca-certificates", "debian-archive-keyring
 
 const BENCH: &[&str] = &[
     "squashfs-tools",
+    // What people use for trees of Windows on Linux today.
+    "wimtools",
     "time",
     // erofs-utils is built from a newer source package; these are its build dependencies.
     "autoconf",
@@ -115,11 +117,14 @@ const FUZZ: &[&str] = &["g++"];
 /// What the Windows-like image is made with: hives by hivex. Wine's packages are fetched, not installed.
 const WINDOWS: &[&str] = &["libhivex-bin"];
 
+/// A public reader of executables.
+const DEMO_CIM: &[&str] = &["icoutils"];
+
 impl Purpose {
     fn packages(self) -> BTreeSet<&'static str> {
         let lists: &[&[&str]] = match self {
             Self::Test => &[BUILD, RUN, TEST, CONTAINERD, FUZZ],
-            Self::Demo => &[BUILD, RUN, DEMO, WINDOWS, &["attr"]],
+            Self::Demo => &[BUILD, RUN, DEMO, WINDOWS, DEMO_CIM, &["attr"]],
             Self::Bench => &[BUILD, RUN, DEMO, TEST, BENCH, WINDOWS],
             Self::PowerCut => &[BUILD, POWER_CUT],
             Self::Deb => &[BUILD, DEB],

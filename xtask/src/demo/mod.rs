@@ -1,6 +1,7 @@
 //! `cargo xtask demo`: a real image imported, mounted and run as a user would, with every claim checked from
 //! outside Plywood where that is possible.
 
+mod cim;
 mod image;
 mod session;
 mod traces;
@@ -26,26 +27,35 @@ const LARGE: &str = "opt/demo/large";
 /// Options of `cargo xtask demo`.
 #[derive(Args)]
 pub(crate) struct DemoArguments {
+    /// What to show
+    #[arg(value_enum, default_value_t)]
+    what: What,
     /// Show this program instead of building one
     #[arg(long, value_name = "FILE")]
     plywood: Option<PathBuf>,
 }
 
+/// The demos.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+enum What {
+    /// A container image from import to gc
+    #[default]
+    Image,
+    /// Layers of Windows
+    Cim,
+}
+
 pub(crate) fn demo(arguments: &DemoArguments) -> Result<()> {
+    if arguments.what == What::Cim {
+        return cim::demo(arguments.plywood.as_deref());
+    }
     packages::set_up(Purpose::Demo)?;
     packages::require_root("demo", "the demo mounts images and runs containers, which takes root")?;
     let directory = workspace::target().join("demo");
 
     heading("a real image, from Debian packages");
     let image = image::build(&directory.join("image"), REFERENCE)?;
-    let plywood = match &arguments.plywood {
-        Some(plywood) => std::path::absolute(plywood)?,
-        None => {
-            heading("the program");
-            program::run(&mut program::cargo(["build", "--release", "--package", "plywood"]))?;
-            workspace::target().join("release/plywood")
-        }
-    };
+    let plywood = program_under_test(arguments.plywood.as_deref())?;
     let mut session = Session::new(plywood, &directory);
     unmount_below(&directory)?;
     for left in [&session.root, &session.run, &directory.join("mounted")] {
@@ -73,6 +83,16 @@ pub(crate) fn demo(arguments: &DemoArguments) -> Result<()> {
         .claim(after.mounts() == 0 && after.loops() == 0, "no mount and no loop device is ours")?;
     session.finish();
     Ok(())
+}
+
+/// The program given, or a release build.
+fn program_under_test(given: Option<&Path>) -> Result<PathBuf> {
+    if let Some(program) = given {
+        return std::path::absolute(program).context("cannot find the program");
+    }
+    heading("the program");
+    program::run(&mut program::cargo(["build", "--release", "--package", "plywood"]))?;
+    Ok(workspace::target().join("release/plywood"))
 }
 
 /// The image comes in, twice.
