@@ -23,6 +23,7 @@ use self::data::{Data, Many};
 use self::private::Inside;
 use self::report::{Circumstances, Row};
 use crate::packages::{self, Purpose};
+use crate::windows::{self, WindowsImage};
 use crate::{program, workspace};
 
 /// Options of `cargo xtask bench`.
@@ -52,6 +53,8 @@ pub(crate) struct BenchArguments {
 struct Bench {
     runs: usize,
     data: Data,
+    /// A Windows-like image of three layers.
+    windows: WindowsImage,
     many: Many,
     /// The release build.
     plywood: PathBuf,
@@ -84,9 +87,11 @@ const ROWS: &[(&str, Measurement)] = &[
     ("snapshots", One(serving::snapshots)),
     ("read-tree", One(reading::tree)),
     ("list-tree", One(reading::list)),
+    ("cim-import", One(cim::import)),
     ("cim-open", One(cim::open)),
     ("cim-view", One(cim::view)),
     ("cim-fork", One(cim::fork)),
+    ("cim-read", One(cim::read)),
     ("calls", Several(calls::call_rows)),
     ("daemon-memory", Several(calls::memory_row)),
     ("containerd-1.7", Several(containers::rows_1_7)),
@@ -116,6 +121,7 @@ pub(crate) fn bench(arguments: &BenchArguments) -> Result<()> {
         program::run(program::cargo(probe).args(["--bin", "plywood-probe"]))?;
     }
     let built = |name: &str| workspace::target().join("release").join(name);
+    let windows = windows::build(&workspace::target().join("windows"))?;
     let many = Many::build(&data.directory, &built("plywood-probe"))?;
     if arguments.prepare {
         return Ok(());
@@ -124,6 +130,7 @@ pub(crate) fn bench(arguments: &BenchArguments) -> Result<()> {
     let bench = Bench {
         runs: arguments.runs,
         data,
+        windows,
         many,
         plywood: built("plywood"),
         probe: built("plywood-probe"),
@@ -185,6 +192,7 @@ impl Bench {
             said("mkfs.erofs", &self.mkfs_erofs, "--version"),
             said("tar", Path::new("tar"), "--version"),
             said("sqfstar", Path::new("sqfstar"), "-version"),
+            said("wimlib-imagex", Path::new("wimlib-imagex"), "--version"),
             said("containerd", &self.containerd.join("containerd"), "--version"),
         ]
     }

@@ -23,10 +23,18 @@ pub(super) struct Mounted {
 impl Mounted {
     /// Mounts as Plywood does: without a loop device, and without caching the image beside its files.
     pub(super) fn new(image: &Path, target: &Path) -> Result<Self> {
+        Self::with_devices(image, &[], target)
+    }
+
+    /// The same for an image with extra devices.
+    pub(super) fn with_devices(image: &Path, devices: &[PathBuf], target: &Path) -> Result<Self> {
         let doing = || format!("cannot mount {}", image.display());
         std::fs::create_dir_all(target).with_context(doing)?;
         let context = fsopen("erofs", FsOpenFlags::FSOPEN_CLOEXEC).with_context(doing)?;
         fsconfig_set_string(&context, "source", image).with_context(doing)?;
+        for device in devices {
+            fsconfig_set_string(&context, "device", device).with_context(doing)?;
+        }
         fsconfig_set_flag(&context, "directio").with_context(doing)?;
         fsconfig_create(&context).with_context(doing)?;
         let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY;

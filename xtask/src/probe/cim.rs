@@ -120,7 +120,15 @@ pub(crate) fn view(directory: &Path, name: &str, cache: &Path) -> Result<()> {
     let size = std::fs::metadata(&view.path)?.len();
     println!(
         "{}",
-        json!({ "made": made, "found": found, "size": size, "pointed": summary.pointed, "copied": summary.copied })
+        json!({
+            "made": made,
+            "found": found,
+            "size": size,
+            "pointed": summary.pointed,
+            "copied": summary.copied,
+            "path": view.path,
+            "devices": view.devices,
+        })
     );
     Ok(())
 }
