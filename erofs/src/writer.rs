@@ -14,6 +14,7 @@
 mod census;
 mod directory;
 mod emit;
+mod hasher;
 mod layout;
 mod options;
 mod prefix;

@@ -8,6 +8,7 @@ use zerocopy::little_endian::{U16, U32};
 
 use super::WriterOptions;
 use super::census::Census;
+use super::hasher::Keyed;
 use super::prefix::LongPrefixes;
 use crate::format::{XATTR_PREFIXES, XattrEntry, XattrHeader};
 use crate::tree::{Tree, Xattr};
@@ -67,7 +68,8 @@ impl XattrPlan {
         for (xattr, uses) in &pairs.found {
             ids.push(match *uses > SHARED_ABOVE {
                 true => {
-                    let id = u32::try_from(plan.table.len() / 4).expect("less than 16 GiB of xattrs");
+                    let id =
+                        u32::try_from(plan.table.len() / 4).expect("less than 16 GiB of xattrs");
                     encode_entry(&plan.prefixes, xattr, &mut plan.table);
                     plan.shared_count += 1;
                     id
@@ -152,9 +154,9 @@ fn count(places: &[u32]) -> u32 {
 /// Numbers for pairs of name and value, in the order in which they turn up.
 #[derive(Default)]
 struct Pairs<'t> {
-    numbers: HashMap<Pair<'t>, u32>,
+    numbers: HashMap<Pair<'t>, u32, Keyed>,
     /// The same by address: most values that inodes have in common are in memory once.
-    addresses: HashMap<(*const u8, *const u8), u32>,
+    addresses: HashMap<(*const u8, *const u8), u32, Keyed>,
     /// By number: the first of its kind, and how many there are.
     found: Vec<(&'t Xattr, u32)>,
 }

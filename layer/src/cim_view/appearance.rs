@@ -60,11 +60,17 @@ pub fn modified(file: &FileView) -> Timestamp {
 pub struct Attributes {
     names: Names,
     links: Names,
-    blobs: HashMap<(RegionOffset, u16), Arc<[u8]>>,
-    flags: HashMap<u32, Arc<[u8]>>,
+    blobs: HashMap<BlobKey, Arc<[u8]>>,
+    /// What was taken of `blobs` last, by the low bits of its offset: most files have the descriptor of another one
+    /// nearby.
+    last: Vec<Option<(BlobKey, Arc<[u8]>)>>,
+    flags: Option<(u32, Arc<[u8]>)>,
     /// Bytes taken for values.
     taken: u64,
 }
+
+/// Where a value is in the image, and its length where that is not stored with it.
+type BlobKey = (RegionOffset, u16);
 
 #[derive(Debug)]
 struct Names {
@@ -98,12 +104,15 @@ impl Default for Attributes {
             // Linux shows no attributes of the namespace `user` on symbolic links.
             links: Names::new("trusted"),
             blobs: HashMap::new(),
-            flags: HashMap::new(),
+            last: vec![None; LAST],
+            flags: None,
             taken: 0,
         }
     }
 }
 
+/// Places of what was taken last.
+const LAST: usize = 256;
 /// Longest name of an extended attribute.
 const NAME_MAX: usize = 255;
 /// Longest value of an extended attribute.
@@ -129,8 +138,13 @@ impl Attributes {
         let mut found = Vec::with_capacity(4);
         let entry = &file.entry;
         let attributes = file.attributes();
-        let value = self.flags.entry(attributes);
-        let value = value.or_insert_with(|| attributes.to_le_bytes().into()).clone();
+        let value = match &self.flags {
+            Some((last, value)) if *last == attributes => value.clone(),
+            _ => {
+                let value: Arc<[u8]> = attributes.to_le_bytes().into();
+                self.flags.insert((attributes, value)).1.clone()
+            }
+        };
         let names = |this: &Self, get: fn(&Names) -> &Arc<[u8]>| {
             get(if link { &this.links } else { &this.names }).clone()
         };
@@ -168,13 +182,23 @@ impl Attributes {
         if offset.is_null() {
             return Ok(None);
         }
-        if let Some(known) = self.blobs.get(&(offset, length)) {
+        let key = (offset, length);
+        // Objects begin at multiples of 8.
+        let place = usize::try_from(offset.byte() / 8 % LAST as u64).unwrap_or(0);
+        if let Some((_, known)) = self.last[place].as_ref().filter(|(last, _)| *last == key) {
             return Ok(Some(known.clone()));
         }
-        let Some(bytes) = read().map_err(reading)? else { return Ok(None) };
-        let bytes: Arc<[u8]> = bytes.into();
-        self.taken += bytes.len() as u64;
-        self.blobs.insert((offset, length), bytes.clone());
+        let bytes = match self.blobs.get(&key) {
+            Some(known) => known.clone(),
+            None => {
+                let Some(bytes) = read().map_err(reading)? else { return Ok(None) };
+                let bytes: Arc<[u8]> = bytes.into();
+                self.taken += bytes.len() as u64;
+                self.blobs.insert(key, bytes.clone());
+                bytes
+            }
+        };
+        self.last[place] = Some((key, bytes.clone()));
         Ok(Some(bytes))
     }
 

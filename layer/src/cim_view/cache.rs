@@ -12,7 +12,7 @@ use erofs::SeekSink;
 use sha2::{Digest as _, Sha256};
 use zerocopy::IntoBytes as _;
 
-use super::{VERSION, ViewSummary, open, write_cim_view};
+use super::{VERSION, ViewSummary, cim_error, write_cim_view};
 use crate::error::{Error, Result};
 use crate::layer_image::image_uuid;
 use crate::progress::Cancel;
@@ -48,7 +48,7 @@ pub fn view_of(image: &Path, cache: &Path, cancel: &Cancel) -> Result<CimView> {
         return Err(Error::invalid(doing("take the name of")));
     };
     let set = DirectorySet::new(directory);
-    let opened = open(&set, name)?;
+    let opened = Image::open(&set, name).map_err(|error| cim_error(doing("open"), error))?;
     let devices = regions(&opened, directory);
     let (content, key) = identity(&opened, &devices)?;
     let uuid = image_uuid(&format!("cim-view:{content}"));

@@ -23,7 +23,7 @@ mod tree;
 
 use std::io;
 
-use cimfs::{FileSet, Image, ReadAt};
+use cimfs::{Image, ReadAt};
 use erofs::{BlockSize, DeviceInfo, ImageSummary, ImageWriter, Sink, WriterOptions};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -117,9 +117,4 @@ pub(crate) fn cim_error(doing: impl Into<String>, source: cimfs::Error) -> Error
         _ => ErrorKind::Io,
     };
     Error::new(kind, doing).because(source)
-}
-
-/// Opens an image in a set.
-pub(crate) fn open<S: FileSet>(set: &S, name: &str) -> Result<Image<S::File>> {
-    Image::open(set, name).map_err(|error| cim_error(format!("cannot open {name}"), error))
 }

@@ -64,7 +64,10 @@ pub(super) fn write<R: ReadAt, S: Sink>(
         })?;
     }
     let (pointed, copied) = (builder.placer.pointed, builder.placer.copied);
-    let (sink, image) = builder.placer.writer.finish(&builder.tree, uuid).map_err(writing)?;
+    let Builder { tree, placer, .. } = builder;
+    let (sink, image) = placer.writer.finish(&tree, uuid).map_err(writing)?;
+    // Freeing millions of pieces takes as long as making the file durable, which comes next.
+    std::thread::spawn(move || drop(tree));
     Ok((sink, ViewSummary { image, block_size, pointed, copied }))
 }
 
