@@ -1,7 +1,7 @@
 //! Rows about CIMs: Windows layers on a host that is none.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -157,6 +157,117 @@ pub(super) fn read(bench: &Bench) -> Result<Row> {
                drop_caches."
             .to_owned(),
     })
+}
+
+/// A mount by a program, gone when dropped.
+struct Served<'b> {
+    unmount: Command,
+    target: &'b Path,
+}
+
+impl<'b> Served<'b> {
+    fn plywood(bench: &Bench, driver: &str, target: &'b Path) -> Result<Self> {
+        std::fs::create_dir_all(target)?;
+        let mut mount = bench.plywood(&["mount", "--driver", driver]);
+        silently(mount.arg(bench.work.join("base.cim")).arg(target))?;
+        let mut unmount = bench.plywood(&["umount"]);
+        unmount.arg(target);
+        Ok(Self { unmount, target })
+    }
+
+    fn wimlib(image: &Path, target: &'b Path) -> Result<Self> {
+        std::fs::create_dir_all(target)?;
+        let mut mount = Command::new("wimlib-imagex");
+        // It goes on in the background with what it was started with.
+        mount.arg("mount").arg(image).arg(target).stdin(Stdio::null());
+        let status = mount.stdout(Stdio::null()).stderr(Stdio::null()).status()?;
+        anyhow::ensure!(status.success(), "wimlib-imagex mount ended with {status}");
+        let mut unmount = Command::new("wimlib-imagex");
+        unmount.arg("unmount").arg(target);
+        Ok(Self { unmount, target })
+    }
+}
+
+impl Drop for Served<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = silently(&mut self.unmount) {
+            eprintln!("cannot unmount {}: {error:#}", self.target.display());
+        }
+    }
+}
+
+/// Our FUSE, the kernel's EROFS through the view, and wimlib's FUSE: large files, and names.
+pub(super) fn fuse(bench: &Bench) -> Result<Vec<Row>> {
+    empty(&bench.work)?;
+    silently(&mut import_command(bench))?;
+    // Views are kept with the store.
+    std::fs::create_dir_all(bench.work.join("root"))?;
+    let (tree, wim) = (bench.work.join("tree"), bench.work.join("tree.wim"));
+    unpack(&bench.windows.tars[0], &tree)?;
+    let mut capture = Command::new("wimlib-imagex");
+    silently(capture.args(["capture", "--compress=none"]).arg(&tree).arg(&wim))?;
+    remove(&tree)?;
+
+    let target = bench.work.join("mounted");
+    let timed = |command: &mut Command| -> Result<f64> {
+        let start = Instant::now();
+        let status = command.stdout(Stdio::null()).status()?;
+        anyhow::ensure!(status.success(), "it ended with {status}");
+        Ok(start.elapsed().as_secs_f64())
+    };
+    let large = |target: &Path| {
+        let mut find = Command::new("find");
+        find.arg(target.join("Files/Windows/System32"));
+        timed(find.args(["-type", "f", "-size", "+1M", "-exec", "cat", "{}", "+"]))
+    };
+    let list = |target: &Path| {
+        let mut list = Command::new("ls");
+        timed(list.args(["-lR", "--numeric-uid-gid"]).arg(target))
+    };
+    let compare = |pass: &dyn Fn(&Path) -> Result<f64>| {
+        take_turns(
+            bench.runs,
+            vec![
+                Contender::new("plywood mount --driver fuse", || {
+                    drop_caches()?;
+                    let _served = Served::plywood(bench, "fuse", &target)?;
+                    pass(&target)
+                }),
+                Contender::new("plywood mount --driver erofs", || {
+                    drop_caches()?;
+                    let _served = Served::plywood(bench, "erofs", &target)?;
+                    pass(&target)
+                }),
+                Contender::new("wimlib-imagex mount", || {
+                    drop_caches()?;
+                    let _served = Served::wimlib(&wim, &target)?;
+                    pass(&target)
+                }),
+            ],
+        )
+    };
+    let row = |id, title: &str, series: Vec<Series>| {
+        let median = |which: usize| series[which].median();
+        let (view, wim) = (median(0) / median(1), median(2) / median(0));
+        Row {
+            id,
+            same_work: true,
+            title: title.to_owned(),
+            unit: "s",
+            bar: "within 2 × of the view, 3 × faster than wimlib's mount",
+            verdict: Some((
+                view <= 2.0 && wim >= 3.0,
+                format!("{view:.2} × the view's time, {wim:.2} × wimlib's speed"),
+            )),
+            note: "Each after drop_caches and a new mount.".to_owned(),
+            series,
+        }
+    };
+    let (read, listed) = (compare(&large)?, compare(&list)?);
+    Ok(vec![
+        row("cim-fuse", "Reading the large files of a CIM by FUSE", read),
+        row("cim-fuse-list", "`ls -lR` of a CIM by FUSE", listed),
+    ])
 }
 
 /// Opening an image of very many files and looking at one of them.

@@ -92,6 +92,7 @@ const ROWS: &[(&str, Measurement)] = &[
     ("cim-view", One(cim::view)),
     ("cim-fork", One(cim::fork)),
     ("cim-read", One(cim::read)),
+    ("cim-fuse", Several(cim::fuse)),
     ("calls", Several(calls::call_rows)),
     ("daemon-memory", Several(calls::memory_row)),
     ("containerd-1.7", Several(containers::rows_1_7)),
