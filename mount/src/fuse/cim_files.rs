@@ -71,6 +71,14 @@ impl<R: ReadAt + Send + Sync + 'static> CimFiles<R> {
         Ok((file, stream.checked_sub(1)))
     }
 
+    /// The directory that a number stands for.
+    fn directory(&self, number: u64) -> io::Result<FileView> {
+        match self.split(number)? {
+            (file, None) if file.is_dir() => Ok(file),
+            _ => Err(io::Error::from_raw_os_error(libc::ENOTDIR)),
+        }
+    }
+
     fn number(&self, id: FileId) -> u64 {
         if id == self.image.root() { FUSE_ROOT } else { u64::from(id.0) + 1 }
     }
@@ -196,7 +204,7 @@ impl<R: ReadAt + Send + Sync + 'static> CimFiles<R> {
 
 impl<R: ReadAt + Send + Sync + 'static> FuseFiles for CimFiles<R> {
     fn lookup(&self, directory: u64, name: &[u8]) -> io::Result<Option<FuseNode>> {
-        let (directory, _) = self.split(directory)?;
+        let directory = self.directory(directory)?;
         // Bytes that no name of the image becomes lead nowhere.
         let Some(units) = name_units(name) else { return Ok(None) };
         let colon = u16::from(b':');
@@ -266,7 +274,7 @@ impl<R: ReadAt + Send + Sync + 'static> FuseFiles for CimFiles<R> {
         start: u64,
         take: &mut dyn FnMut(&[u8], &FuseNode) -> bool,
     ) -> io::Result<()> {
-        let (file, _) = self.split(directory)?;
+        let file = self.directory(directory)?;
         let own = self.node_of(&file)?;
         for dots in [&b"."[..], b".."].iter().skip(usize::try_from(start).unwrap_or(2)) {
             // Which directory is above is the kernel's own knowledge.

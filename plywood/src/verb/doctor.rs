@@ -99,7 +99,9 @@ fn user() -> Check {
         evidence: if root { "root" } else { "not root" }.to_owned(),
         consequence: match root {
             true => String::new(),
-            false => "mount (but of CIMs) and run take root; erofs and image work without".to_owned(),
+            false => {
+                "mount (but of CIMs) and run take root; erofs and image work without".to_owned()
+            }
         },
     }
 }

@@ -51,6 +51,12 @@ fn files(image: &Path, args: &MountArgs) -> Result<CimFiles<std::fs::File>> {
     };
     let opened = Image::open(&DirectorySet::new(directory), name)
         .with_context(|| format!("cannot open {}", image.display()))?;
+    let root = opened.file(opened.root());
+    let root = root.with_context(|| format!("cannot read {}", image.display()))?;
+    if !root.is_dir() {
+        let message = format!("the root of {} is no directory", image.display());
+        return Err(Failure::new(Exit::Corrupt, message).into());
+    }
     Ok(CimFiles::new(opened, CimOptions { ignore_case: args.ignore_case }))
 }
 
