@@ -15,7 +15,7 @@ use super::located::Located;
 use super::{Job, descriptor, of_layer};
 use crate::api::diff::ApplyRequest;
 use crate::api::types::{Descriptor, Mount};
-use crate::content::{ContentStore, Namespace};
+use crate::content::{ContentStore, Namespace, status_behind};
 use crate::metrics::LayerWork;
 use crate::status::of_store;
 
@@ -197,7 +197,7 @@ impl Task<'_> {
     ) -> Result<Descriptor, Status> {
         let (options, cancel) = (self.options(), &self.job.stop.cancel);
         let made = store::make_cim(blob.whole(), staging, CIM, below, &options, &(), cancel)
-            .map_err(|error| of_store(&error))?;
+            .map_err(|error| status_behind(&error).unwrap_or_else(|| of_store(&error)))?;
         self.check_stop()?;
         self.scope
             .apply_layer(&self.active.key, staging, CIM, &made.id, &made.record)
@@ -344,7 +344,10 @@ impl<R: Read> Beginning<R> {
     fn of(mut blob: R) -> Result<Self, Status> {
         let mut bytes = Vec::new();
         let looked = (&mut blob).take(RECOGNITION_LENGTH as u64).read_to_end(&mut bytes);
-        looked.map_err(|error| Status::unavailable(format!("cannot read the layer: {error}")))?;
+        looked.map_err(|error| {
+            let unknown = || Status::unavailable(format!("cannot read the layer: {error}"));
+            status_behind(&error).unwrap_or_else(unknown)
+        })?;
         Ok(Self { bytes, rest: blob })
     }
 
