@@ -1,0 +1,1 @@
+//! The agent inside a utility VM: mounts devices, combines layers, runs processes.

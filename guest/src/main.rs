@@ -1,0 +1,3 @@
+//! `plywood-guest`: process 1 of a utility VM.
+
+fn main() {}

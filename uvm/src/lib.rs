@@ -1,0 +1,1 @@
+//! The utility VM and its devices: slots with counted references, back ends, and what files are shared with it.
