@@ -1,0 +1,252 @@
+//! The journal of one virtual machine: one checksummed line a record, appended with one `write(2)` before what it
+//! speaks of is done.
+//!
+//! It has the form of `mount`'s journal and is smaller, because one process writes it, and only while it owns the
+//! machine. It has to survive the death of that process, not a power cut (the machine does not survive that either), so nothing is
+//! fsynced. A torn last line is cut off by the next opener.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::step::Step;
+use crate::{Error, ErrorKind, Result};
+
+/// Version of the records.
+const VERSION: u32 = 1;
+/// A journal shorter than this is never rewritten.
+const COMPACT_FROM: u64 = 64 << 10;
+/// More than any journal gets before it is rewritten: every slot's steps, many times over.
+const LARGEST: u64 = 64 << 20;
+
+/// Of a step, in the order of intending; undoing goes backwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct StepId(u64);
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Record {
+    Header {
+        version: u32,
+    },
+    /// About to be done.
+    Intend {
+        id: StepId,
+        step: Step,
+    },
+    Done {
+        id: StepId,
+    },
+    /// About to be undone.
+    Undo {
+        id: StepId,
+    },
+    /// Undone, or never done.
+    Gone {
+        id: StepId,
+    },
+    /// Undoing failed with this; the next start tries again.
+    Failed {
+        id: StepId,
+        error: String,
+    },
+}
+
+/// The journal with what its records add up to.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    path: PathBuf,
+    file: File,
+    length: u64,
+    next: u64,
+    live: BTreeMap<StepId, Step>,
+}
+
+impl Journal {
+    /// Opens the journal of a run directory, or begins one.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let failed =
+            |doing: &str, error| Error::io(format!("cannot {doing} {}", path.display()), error);
+        let mut file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(|error| failed("open", error))?;
+        let mut text = Vec::new();
+        (&mut file)
+            .take(LARGEST + 1)
+            .read_to_end(&mut text)
+            .map_err(|error| failed("read", error))?;
+        let mut journal =
+            Self { path: path.to_owned(), file, length: 0, next: 0, live: BTreeMap::new() };
+        journal.replay(&text)?;
+        if journal.length < text.len() as u64 {
+            journal.file.set_len(journal.length).map_err(|error| failed("truncate", error))?;
+        }
+        if journal.length == 0 {
+            journal.append(&Record::Header { version: VERSION })?;
+        }
+        Ok(journal)
+    }
+
+    fn replay(&mut self, text: &[u8]) -> Result<()> {
+        let mut rest = text;
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            let (line, tail) = (&rest[..end], &rest[end + 1..]);
+            let record =
+                check_line(line).and_then(|json| serde_json::from_slice::<Record>(json).ok());
+            match record {
+                Some(Record::Header { version }) if version > VERSION => {
+                    return Err(Error::new(
+                        ErrorKind::Corrupt,
+                        format!(
+                            "{} has version {version}; this program knows versions up to {VERSION}",
+                            self.path.display()
+                        ),
+                    ));
+                }
+                Some(record) if matches!(record, Record::Header { .. }) == (self.length == 0) => {
+                    self.apply(record);
+                }
+                // Only the last line can be torn.
+                _ if tail.is_empty() => break,
+                _ => {
+                    let (path, at) = (self.path.display(), self.length);
+                    return Err(Error::new(
+                        ErrorKind::Corrupt,
+                        format!(
+                            "{path} is damaged at byte {at}; stop the virtual machine and remove its run directory"
+                        ),
+                    ));
+                }
+            }
+            self.length += end as u64 + 1;
+            rest = tail;
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, record: Record) {
+        match record {
+            Record::Intend { id, step } => {
+                self.next = self.next.max(id.0 + 1);
+                self.live.insert(id, step);
+            }
+            Record::Gone { id } => {
+                self.live.remove(&id);
+            }
+            Record::Header { .. }
+            | Record::Done { .. }
+            | Record::Undo { .. }
+            | Record::Failed { .. } => {}
+        }
+    }
+
+    fn append(&mut self, record: &Record) -> Result<()> {
+        let mut text = Vec::with_capacity(256);
+        write_line(&mut text, record).map_err(|error| {
+            Error::caused(ErrorKind::Invalid, "cannot write a step down", error)
+        })?;
+        if let Err(error) = self.file.write_all(&text) {
+            // A part may have been written: cut it off. Should that fail too, the next opener does it.
+            let _ = self.file.set_len(self.length);
+            return Err(Error::io(format!("cannot append to {}", self.path.display()), error));
+        }
+        self.length += text.len() as u64;
+        Ok(())
+    }
+
+    /// Before a step is done.
+    pub(crate) fn intend(&mut self, step: &Step) -> Result<StepId> {
+        let id = StepId(self.next);
+        let record = Record::Intend { id, step: step.clone() };
+        self.append(&record)?;
+        self.apply(record);
+        sys::failpoint::hit("uvm-intended");
+        Ok(id)
+    }
+
+    /// After it was done. What this record is for is people who read the journal, so its loss is none.
+    pub(crate) fn done(&mut self, id: StepId) {
+        sys::failpoint::hit("uvm-done");
+        let _ = self.append(&Record::Done { id });
+        sys::failpoint::hit("uvm-recorded");
+    }
+
+    /// Before it is undone.
+    pub(crate) fn undo(&mut self, id: StepId) {
+        let _ = self.append(&Record::Undo { id });
+        sys::failpoint::hit("uvm-undoing");
+    }
+
+    /// After it was undone. If the record is lost, the next start undoes it again, which does no harm.
+    pub(crate) fn gone(&mut self, id: StepId) {
+        sys::failpoint::hit("uvm-undone");
+        let record = Record::Gone { id };
+        let _ = self.append(&record);
+        self.apply(record);
+        sys::failpoint::hit("uvm-gone");
+        self.compact();
+    }
+
+    /// Undoing it failed; it stays in the journal.
+    pub(crate) fn failed(&mut self, id: StepId, error: &Error) {
+        let _ = self.append(&Record::Failed { id, error: error.to_string() });
+    }
+
+    /// What is attached, or may be, oldest first.
+    pub(crate) fn live(&self) -> &BTreeMap<StepId, Step> {
+        &self.live
+    }
+
+    /// Rewrites a journal that is mostly history. If that fails it stays as long as it is.
+    fn compact(&mut self) {
+        let most = 2_048 * (self.live.len() as u64 + 1);
+        if self.length < COMPACT_FROM.max(most) {
+            return;
+        }
+        let mut text = Vec::new();
+        let header = Record::Header { version: VERSION };
+        let live =
+            self.live.iter().map(|(id, step)| Record::Intend { id: *id, step: step.clone() });
+        if std::iter::once(header).chain(live).any(|record| write_line(&mut text, &record).is_err())
+        {
+            return;
+        }
+        let new = self.path.with_extension("journal.new");
+        let written = OpenOptions::new().append(true).create(true).mode(0o600).open(&new).and_then(
+            |mut file| {
+                // Left over by a process that was killed here.
+                file.set_len(0)?;
+                file.write_all(&text)?;
+                std::fs::rename(&new, &self.path)?;
+                Ok(file)
+            },
+        );
+        if let Ok(file) = written {
+            self.file = file;
+            self.length = text.len() as u64;
+        }
+    }
+}
+
+/// Appends `checksum json LF`.
+fn write_line(text: &mut Vec<u8>, record: &Record) -> serde_json::Result<()> {
+    // Fails for paths that are not UTF-8.
+    let json = serde_json::to_string(record)?;
+    text.extend_from_slice(format!("{:08x} {json}\n", crc32c::crc32c(json.as_bytes())).as_bytes());
+    Ok(())
+}
+
+/// The JSON of a line whose checksum is right.
+fn check_line(line: &[u8]) -> Option<&[u8]> {
+    let (sum, json) = (line.get(..8)?, line.get(9..)?);
+    let sum = u32::from_str_radix(std::str::from_utf8(sum).ok()?, 16).ok()?;
+    (line[8] == b' ' && crc32c::crc32c(json) == sum).then_some(json)
+}
