@@ -60,6 +60,50 @@ impl Error {
         Self(Box::new(Inner { kind, message, source: Some(Box::new(source)) }))
     }
 
+    /// A failure of the virtual machine or of its table of devices; the kind follows from its own.
+    pub(crate) fn vm(doing: impl Into<String>, source: uvm::Error) -> Self {
+        use uvm::ErrorKind as Vm;
+        let kind = match source.kind() {
+            Vm::NoAvailableLocation => ErrorKind::NoLocation,
+            Vm::Unsupported => ErrorKind::NotSupported,
+            Vm::Deadline => ErrorKind::Timeout,
+            Vm::NotFound => ErrorKind::NotFound,
+            Vm::Invalid | Vm::TooLarge => ErrorKind::Invalid,
+            Vm::Io => ErrorKind::Io,
+            _ => ErrorKind::Vm,
+        };
+        Self::caused(kind, doing, source)
+    }
+
+    /// One result for things that were all tried: the kind and the cause of the first error, the texts of all others.
+    pub(crate) fn all(doing: &str, errors: Vec<Self>) -> Result<()> {
+        let mut errors = errors.into_iter();
+        let Some(first) = errors.next() else { return Ok(()) };
+        Err(first.and(doing, errors.collect()))
+    }
+
+    /// This error, with what also failed while it was dealt with.
+    pub(crate) fn and(self, doing: &str, others: Vec<Self>) -> Self {
+        if others.is_empty() {
+            return self;
+        }
+        let others: Vec<String> = others.iter().map(Self::chain).collect();
+        let Inner { kind, message, source } = *self.0;
+        let message = format!("{message} ({doing}, this also failed: {})", others.join("; "));
+        Self(Box::new(Inner { kind, message, source }))
+    }
+
+    fn chain(&self) -> String {
+        let mut text = self.0.message.clone();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+        text
+    }
+
     pub(crate) fn io(doing: impl Into<String>, source: std::io::Error) -> Self {
         let kind = match source.kind() {
             std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => ErrorKind::NotFound,
