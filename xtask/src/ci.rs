@@ -51,9 +51,8 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<()> {
             program::run(&mut cargo(["deny", "check", "advisories"])).map(drop)
         });
     }
-    stages.run("tests", || {
-        program::run(&mut cargo(["test", "--workspace", "--no-fail-fast"])).map(drop)
-    });
+    stages
+        .run("tests", || program::run_tests(&mut cargo(["test", "--workspace", "--no-fail-fast"])));
     if !arguments.quick {
         containerd::stages(&mut stages);
     }

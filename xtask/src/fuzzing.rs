@@ -45,6 +45,8 @@ pub(crate) fn fuzz(seconds: u64, sanitizer: Sanitizer) -> Result<()> {
             "--",
             &format!("-max_total_time={share}"),
             "-rss_limit_mb=1024",
+            // One line for each new input buries what a log is read for.
+            "-verbosity=0",
             "-timeout=20",
         ]);
         if let Err(error) = program::run(&mut command) {

@@ -1,6 +1,7 @@
 //! Programs run as a person would run them: shown before they start, timed, a failure naming the command.
 
 use std::ffi::OsStr;
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -48,6 +49,35 @@ pub(crate) fn quietly(command: &mut Command) -> Result<Duration> {
         bail!("`{}` ended with {status}", command_line(command));
     }
     Ok(start.elapsed())
+}
+
+/// Lines of failing tests that the error of a run repeats.
+const REPEATED_LINES: usize = 80;
+
+/// Shows and runs a command that runs tests. Its error repeats what libtest said of the tests that failed, which
+/// otherwise is far up in the output of a long run.
+pub(crate) fn run_tests(command: &mut Command) -> Result<()> {
+    println!("$ {}", command_line(command));
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start `{}`", command_line(command)))?;
+    let mut failures = Vec::new();
+    let mut inside = false;
+    for line in BufReader::new(child.stdout.take().context("no standard output")?).split(b'\n') {
+        let line = line.context("cannot read what the tests print")?;
+        let line = String::from_utf8_lossy(&line);
+        println!("{line}");
+        inside = (inside || line == "failures:") && !line.starts_with("test result:");
+        if inside && !line.is_empty() && failures.len() < REPEATED_LINES {
+            failures.push(line.into_owned());
+        }
+    }
+    let status = child.wait().context("cannot wait for the tests")?;
+    if !status.success() {
+        bail!("`{}` ended with {status}\n{}", command_line(command), failures.join("\n"));
+    }
+    Ok(())
 }
 
 /// Standard output of a command that must succeed; its standard error goes to ours.

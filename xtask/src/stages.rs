@@ -22,14 +22,19 @@ impl Stages {
         println!("\n== {name}");
         let start = Instant::now();
         let failure = stage().err().map(|error| format!("{error:#}"));
-        if let Some(failure) = &failure {
-            eprintln!("error: {failure}");
+        if let Some(line) = failure.as_deref().and_then(|failure| failure.lines().next()) {
+            eprintln!("error: {line}");
         }
         self.rows.push(Row { name: name.to_owned(), took: start.elapsed(), failure });
     }
 
-    /// Prints the table; an error when a stage failed.
+    /// Prints what failed and the table; an error when a stage failed.
     pub(crate) fn finish(self) -> Result<()> {
+        for row in &self.rows {
+            if let Some(failure) = &row.failure {
+                println!("\n== {} failed\n{failure}", row.name);
+            }
+        }
         let width = self.rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0);
         println!();
         for row in &self.rows {
