@@ -65,7 +65,7 @@ fn privileged_the_images_configuration_is_honoured() {
     assert_eq!(lines[..4], ["/work/dir", "0", "box", "hi /root"]);
     assert!(lines.contains(&"greeting"));
     assert!(!lines.contains(&"old"), "the whiteout is applied");
-    assert_eq!(world.traces(), [""; 0]);
+    world.assert_no_traces();
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn privileged_options_replace_the_images_configuration() {
     let said = world.shell(&["--user", "7:extra"], "id -u; id -G").ok();
     assert_eq!(said, "7\n44\n");
     world.run(&["run", "--user", "nobody", IMAGE]).fails(4);
-    assert_eq!(world.traces(), [""; 0]);
+    world.assert_no_traces();
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn privileged_exit_codes_and_standard_streams_pass_through() {
     let error = world.run(&["run", IMAGE, "--", "/no/such/program"]).fails(4);
     let said = error.lines().filter(|line| line.contains("/no/such/program")).count();
     assert_eq!(said, 1, "once, by the runtime or by us: {error}");
-    assert_eq!(world.traces(), [""; 0]);
+    world.assert_no_traces();
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn privileged_signals_reach_the_container() {
     sleep(Duration::from_millis(300));
     started.signal(Signal::INT);
     assert_eq!(started.end().0, 137, "killed when asked twice");
-    assert_eq!(world.traces(), [""; 0]);
+    world.assert_no_traces();
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn privileged_a_terminal() {
     assert_eq!(output.status.code(), Some(9), "{said}");
     assert!(said.contains("/dev/pts/0") || said.contains("/dev/console"), "{said}");
     assert!(said.contains("yes"), "{said}");
-    assert_eq!(world.traces(), [""; 0]);
+    world.assert_no_traces();
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn privileged_root_filesystem_and_mounts() {
     assert_eq!(fs::read_to_string(shared.join("out")).unwrap(), "inside\n");
     let missing = "type=bind,source=/no/such/source,target=/x";
     world.run(&["run", "--mount", missing, IMAGE]).fails(4);
-    assert_eq!(world.traces(), [""; 0]);
+    world.assert_no_traces();
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn privileged_a_full_scratch_harms_nothing_else() {
     let said = world.shell(&["--scratch-size", "16M"], fill).ok();
     assert!(said.contains("No space left on device"), "{said}");
     assert!(said.ends_with("still here\nhello from the second layer\n"), "{said}");
-    assert_eq!(world.traces(), [""; 0]);
+    world.assert_no_traces();
     assert_eq!(world.run(&["run", IMAGE]).ok(), "hello from the second layer\n");
 }
 
@@ -234,7 +234,7 @@ fn privileged_what_a_container_writes_is_its_own() {
     world.run(&["snapshot", "remove", "mine"]).ok();
     world.run(&["gc"]).ok();
     assert!(world.run(&["fsck"]).ok().contains("clean"));
-    assert_eq!(world.traces(), [""; 0]);
+    world.assert_no_traces();
 }
 
 #[test]
@@ -267,7 +267,7 @@ fn privileged_two_containers_share_the_volumes() {
     assert!(!kept.contains("delete layer") && !kept.contains("delete snapshot"), "{kept}");
     assert_eq!(first.end().0, 0);
     assert_eq!(second.end().0, 0);
-    assert_eq!(world.traces(), [""; 0]);
+    world.assert_no_traces();
 }
 
 #[test]
@@ -280,7 +280,7 @@ fn privileged_a_killed_run_is_cleaned_up_by_the_next_command() {
         let traces = world.traces();
         assert!(traces.iter().any(|t| t.contains("/sys/fs/cgroup")), "it still runs: {traces:?}");
         assert_eq!(world.run(&["mount", "ls"]).ok(), "");
-        assert_eq!(world.traces(), [""; 0]);
+        world.assert_no_traces();
     }
     // A container that runs meanwhile is left alone.
     let living =
@@ -291,7 +291,7 @@ fn privileged_a_killed_run_is_cleaned_up_by_the_next_command() {
     let listed = world.json(&["mount", "ls"]);
     assert!(!format!("{listed:?}").contains("dead"), "{listed:?}");
     assert_eq!(living.end(), (0, "hello from the second layer\n".to_owned()));
-    assert_eq!(world.traces(), [""; 0]);
+    world.assert_no_traces();
 }
 
 #[test]
@@ -334,12 +334,12 @@ fn privileged_mounts_of_images_snapshots_and_files() {
     world.run(&["mount", IMAGE, dir]).fails(5);
     world.run(&["umount", dir]).ok();
     world.run(&["umount", dir]).fails(4);
-    assert_eq!(world.traces(), [""; 0]);
+    world.assert_no_traces();
 
     world.run(&["mount", "--rw", "--scratch-size", "16M", IMAGE, dir]).ok();
     fs::write(target.join("x"), "written").unwrap();
     world.run(&["umount", dir]).ok();
-    assert_eq!(world.traces(), [""; 0]);
+    world.assert_no_traces();
 
     world.run(&["snapshot", "prepare", "work", IMAGE]).ok();
     world.run(&["mount", "work", dir]).ok();
@@ -353,7 +353,7 @@ fn privileged_mounts_of_images_snapshots_and_files() {
     assert_eq!(fs::read_to_string(target.join("y")).unwrap(), "kept");
     assert!(Command::new("umount").arg(dir).status().unwrap().success());
     world.run(&["snapshot", "remove", "work"]).ok();
-    assert_eq!(world.traces(), [""; 0]);
+    world.assert_no_traces();
 
     let source = world.path("source");
     fs::create_dir(&source).unwrap();
@@ -367,7 +367,7 @@ fn privileged_mounts_of_images_snapshots_and_files() {
     world.run(&["mount", "no-such-image", dir]).fails(4);
     world.run(&["mount", "/no/such/file", dir]).fails(4);
     world.run(&["mount", IMAGE, "/no/such/dir"]).fails(4);
-    assert_eq!(world.traces(), [""; 0]);
+    world.assert_no_traces();
 }
 
 #[test]
@@ -389,7 +389,7 @@ fn privileged_the_whole_life_of_an_image() {
     assert_eq!(fs::read_dir(world.path("root/layers")).unwrap().count(), 0);
     assert_eq!(world.json(&["snapshot", "list"]).len(), 0);
     assert!(world.run(&["fsck"]).ok().contains("clean"));
-    assert_eq!(world.traces(), [""; 0]);
+    world.assert_no_traces();
 }
 
 #[test]
@@ -400,7 +400,7 @@ fn privileged_a_missing_layer_is_damage_to_the_store() {
     let error = world.run(&["run", IMAGE]).fails(6);
     assert!(error.contains(layer.to_str().unwrap()), "{error}");
     assert!(error.contains("hint: `plywood fsck`"), "{error}");
-    assert_eq!(world.traces(), [""; 0]);
+    world.assert_no_traces();
 }
 
 #[test]
@@ -419,7 +419,7 @@ fn privileged_a_container_outlives_its_daemon() {
     world.run(&["gc"]).ok();
     assert!(world.run(&["fsck"]).ok().ends_with("clean\n"));
     assert_eq!(started.end(), (7, "hello from the second layer\n".to_owned()));
-    assert_eq!(world.traces(), [""; 0]);
+    world.assert_no_traces();
     daemon.stop();
 }
 
@@ -441,6 +441,6 @@ fn privileged_what_a_killed_command_left_goes_while_a_daemon_has_the_store() {
         "the container's goes, the mount's stays"
     );
     world.run(&["umount", target.to_str().unwrap()]).ok();
-    assert_eq!(world.traces(), [""; 0]);
+    world.assert_no_traces();
     daemon.stop();
 }

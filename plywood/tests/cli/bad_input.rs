@@ -256,10 +256,10 @@ fn stores_that_cannot_be_used() {
     assert!(private(&format!("{read_only} exec $P image list")).ok().contains("tiny:1"));
     private(&format!("{read_only} exec $P run tiny:1")).fails(7);
     private(&format!("{read_only} exec $P run --keep --name kept tiny:1")).fails(7);
-    assert_eq!(world.traces(), [""; 0], "no record that later commands would stumble over");
+    world.assert_no_traces();
     private("mount -t tmpfs -o size=1m none $R; exec $P image import $L").fails(9);
     world.run(&["run", "--runtime", "/no/such/runtime", "tiny:1"]).fails(3);
-    assert_eq!(world.traces(), [""; 0]);
+    world.assert_no_traces();
     fs::write(world.path("root/metadata.redb"), "not a database").unwrap();
     let error = world.run(&["image", "list"]).fails(6);
     assert!(error.contains("hint: `plywood fsck` says what is damaged"), "{error}");
@@ -292,7 +292,7 @@ fn what_cannot_be_run_is_said() {
     let error = Outcome::of(run.output().unwrap()).fails(2);
     assert!(error.contains("\\xff is not UTF-8\nhint: "), "{error}");
     assert!(!directory.exists());
-    assert_eq!(world.traces(), [""; 0]);
+    world.assert_no_traces();
 }
 
 #[test]
