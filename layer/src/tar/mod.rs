@@ -10,6 +10,7 @@
 //! two different trees in one layer are a security hole: a PAX size that contradicts the header's, data behind
 //! an entry whose type has none, a header behind a single zero block, names with NUL bytes.
 
+mod blocks;
 mod header;
 mod pax;
 mod pax_writer;

@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
+use super::blocks::{Blocks, octal, record, seal, sparse_map};
 use super::header::{
     BLOCK, DEVICE_MAJOR, DEVICE_MINOR, GID, LINK_NAME, MAGIC, MODE, MTIME, NAME, OCTAL_SIZE_MAX,
     PREFIX, SIZE, TYPE_FLAG, UID,
 };
-use super::writer::{octal, padding, record, seal, sparse_map, writing};
 use crate::error::Result;
 
 /// What is said of an entry.
@@ -32,15 +32,12 @@ pub(crate) struct PaxEntry {
 /// Writes the entries of a tar.
 #[derive(Debug)]
 pub(crate) struct PaxWriter<W> {
-    output: W,
-    /// Payload bytes that the last entry still lacks.
-    payload: u64,
-    padding: usize,
+    blocks: Blocks<W>,
 }
 
 impl<W: Write> PaxWriter<W> {
     pub(crate) fn new(output: W) -> Self {
-        Self { output, payload: 0, padding: 0 }
+        Self { blocks: Blocks::new(output) }
     }
 
     /// Begins an entry. The data of a file that is no hole follows through [`data`](Self::data).
@@ -67,7 +64,7 @@ impl<W: Write> PaxWriter<W> {
         if entry.size > OCTAL_SIZE_MAX {
             entry.records.insert(b"size".to_vec(), entry.size.to_string().into_bytes());
         }
-        self.finish_payload()?;
+        self.blocks.finish_payload()?;
         self.records(&entry.path, &entry.records)?;
         let mut block = header(&ascii(&entry.path), entry.flag);
         text(&mut block[LINK_NAME], &ascii(&entry.link));
@@ -78,15 +75,13 @@ impl<W: Write> PaxWriter<W> {
         octal(&mut block[DEVICE_MAJOR], 0);
         octal(&mut block[DEVICE_MINOR], 0);
         seal(&mut block);
-        self.write(&block)?;
-        self.payload = entry.size;
-        self.padding = padding(entry.size);
+        self.blocks.begin(&block, entry.size)?;
         if map.is_empty() { Ok(()) } else { self.data(&map) }
     }
 
     /// An empty file of mode and time 0, in plain ustar if that can say its name.
     pub(crate) fn mark(&mut self, path: &[u8]) -> Result<()> {
-        self.finish_payload()?;
+        self.blocks.finish_payload()?;
         let fits = path.is_ascii() && path.len() <= NAME.len();
         let split = if path.is_ascii() { split(path) } else { None };
         let mut block = match split.filter(|_| !fits) {
@@ -106,7 +101,7 @@ impl<W: Write> PaxWriter<W> {
         octal(&mut block[DEVICE_MAJOR], 0);
         octal(&mut block[DEVICE_MINOR], 0);
         seal(&mut block);
-        self.write(&block)
+        self.blocks.begin(&block, 0)
     }
 
     /// More of the last entry's data.
@@ -114,18 +109,12 @@ impl<W: Write> PaxWriter<W> {
     /// # Panics
     /// If there is more than announced.
     pub(crate) fn data(&mut self, bytes: &[u8]) -> Result<()> {
-        assert!(bytes.len() as u64 <= self.payload, "no more data than announced");
-        self.write(bytes)?;
-        self.payload -= bytes.len() as u64;
-        Ok(())
+        self.blocks.data(bytes)
     }
 
     /// Writes the end mark and returns the output.
-    pub(crate) fn finish(mut self) -> Result<W> {
-        self.finish_payload()?;
-        self.write(&[0; 2 * BLOCK])?;
-        self.output.flush().map_err(writing)?;
-        Ok(self.output)
+    pub(crate) fn finish(self) -> Result<W> {
+        self.blocks.finish()
     }
 
     fn records(&mut self, path: &[u8], records: &BTreeMap<Vec<u8>, Vec<u8>>) -> Result<()> {
@@ -143,19 +132,7 @@ impl<W: Write> PaxWriter<W> {
         let mut block = header(&name, b'x');
         octal(&mut block[SIZE], bytes.len() as u64);
         seal(&mut block);
-        self.write(&block)?;
-        self.write(&bytes)?;
-        self.write(&[0; BLOCK][..padding(bytes.len() as u64)])
-    }
-
-    fn finish_payload(&mut self) -> Result<()> {
-        assert_eq!(self.payload, 0, "all announced data is written");
-        let padding = std::mem::take(&mut self.padding);
-        self.write(&[0; BLOCK][..padding])
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.output.write_all(bytes).map_err(writing)
+        self.blocks.records(&block, &bytes)
     }
 }
 

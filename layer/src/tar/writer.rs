@@ -1,15 +1,16 @@
 //! Writer: ustar headers, and PAX records only for what those cannot say. Deterministic.
 
-use std::io::{self, Write};
+use std::io::Write;
 
 use erofs::Timestamp;
 
+use super::blocks::{Blocks, octal, record, seal, sparse_map};
 use super::header::{
-    BLOCK, CHECKSUM, DEVICE_MAJOR, DEVICE_MINOR, GID, LINK_NAME, MAGIC, MODE, MTIME, NAME,
-    OCTAL_SIZE_MAX, PREFIX, SIZE, TYPE_FLAG, UID, checksums,
+    BLOCK, DEVICE_MAJOR, DEVICE_MINOR, GID, LINK_NAME, MAGIC, MODE, MTIME, NAME, OCTAL_SIZE_MAX,
+    PREFIX, SIZE, TYPE_FLAG, UID,
 };
 use super::reader::{Entry, EntryKind};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Name of the headers that hold PAX records; readers that know PAX never show it.
 const PAX_NAME: &[u8] = b"././@PaxHeader";
@@ -21,21 +22,18 @@ const OCTAL_ID_MAX: u64 = 0o7_777_777;
 /// Writes the entries of a tar.
 #[derive(Debug)]
 pub(crate) struct Writer<W> {
-    output: W,
-    /// Payload bytes that the last entry still lacks.
-    payload: u64,
-    padding: usize,
+    blocks: Blocks<W>,
 }
 
 impl<W: Write> Writer<W> {
     pub(crate) fn new(output: W) -> Self {
-        Self { output, payload: 0, padding: 0 }
+        Self { blocks: Blocks::new(output) }
     }
 
     /// Begins an entry. The data of a file follows through [`data`](Self::data): all of it, or that of its
     /// segments. Directories should have a slash at the end of their path.
     pub(crate) fn entry(&mut self, entry: &Entry) -> Result<()> {
-        self.finish_payload()?;
+        self.blocks.finish_payload()?;
         let mut records = Vec::new();
         let mut block = [0; BLOCK];
         block[MAGIC].copy_from_slice(b"ustar\x0000");
@@ -107,9 +105,7 @@ impl<W: Write> Writer<W> {
             self.records(&records)?;
         }
         seal(&mut block);
-        self.write(&block)?;
-        self.payload = size;
-        self.padding = padding(size);
+        self.blocks.begin(&block, size)?;
         if !map.is_empty() {
             self.data(&map)?;
         }
@@ -121,24 +117,12 @@ impl<W: Write> Writer<W> {
     /// # Panics
     /// If there is more than announced.
     pub(crate) fn data(&mut self, bytes: &[u8]) -> Result<()> {
-        assert!(bytes.len() as u64 <= self.payload, "no more data than announced");
-        self.write(bytes)?;
-        self.payload -= bytes.len() as u64;
-        Ok(())
+        self.blocks.data(bytes)
     }
 
     /// Writes the end mark and returns the output.
-    pub(crate) fn finish(mut self) -> Result<W> {
-        self.finish_payload()?;
-        self.write(&[0; 2 * BLOCK])?;
-        self.output.flush().map_err(writing)?;
-        Ok(self.output)
-    }
-
-    fn finish_payload(&mut self) -> Result<()> {
-        assert_eq!(self.payload, 0, "all announced data is written");
-        let padding = std::mem::take(&mut self.padding);
-        self.write(&[0; BLOCK][..padding])
+    pub(crate) fn finish(self) -> Result<W> {
+        self.blocks.finish()
     }
 
     fn name(&self, block: &mut [u8; BLOCK], records: &mut Vec<u8>, path: &[u8]) {
@@ -170,54 +154,8 @@ impl<W: Write> Writer<W> {
         octal(&mut block[SIZE], records.len() as u64);
         block[TYPE_FLAG] = b'x';
         seal(&mut block);
-        self.write(&block)?;
-        self.write(records)?;
-        self.write(&[0; BLOCK][..padding(records.len() as u64)])
+        self.blocks.records(&block, records)
     }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.output.write_all(bytes).map_err(writing)
-    }
-}
-
-pub(super) fn writing(error: io::Error) -> Error {
-    Error::io("cannot write the tar", error)
-}
-
-pub(super) fn padding(size: u64) -> usize {
-    let unit = BLOCK as u64;
-    usize::try_from(size.next_multiple_of(unit) - size).unwrap_or(0)
-}
-
-/// Octal digits filling a field but for the NUL at its end.
-pub(super) fn octal(field: &mut [u8], mut value: u64) {
-    let digits = field.len() - 1;
-    for digit in field[..digits].iter_mut().rev() {
-        *digit = b'0' + (value & 7) as u8;
-        value >>= 3;
-    }
-    field[digits] = 0;
-}
-
-pub(super) fn seal(block: &mut [u8; BLOCK]) {
-    let (sum, _) = checksums(block);
-    octal(&mut block[CHECKSUM.start..CHECKSUM.end - 1], u64::from(sum));
-    block[CHECKSUM.end - 1] = b' ';
-}
-
-/// `LENGTH KEY=VALUE\n`, where the length counts its own digits.
-pub(super) fn record(records: &mut Vec<u8>, key: &[u8], value: &[u8]) {
-    let rest = key.len() + value.len() + 3;
-    let mut length = rest;
-    while length != rest + length.to_string().len() {
-        length = rest + length.to_string().len();
-    }
-    records.extend_from_slice(length.to_string().as_bytes());
-    records.push(b' ');
-    records.extend_from_slice(key);
-    records.push(b'=');
-    records.extend_from_slice(value);
-    records.push(b'\n');
 }
 
 fn time(time: Timestamp) -> String {
@@ -245,16 +183,6 @@ fn escaped(name: &[u8]) -> Vec<u8> {
         }
     }
     escaped
-}
-
-/// The map of GNU's sparse version 1.0, in whole blocks.
-pub(super) fn sparse_map(segments: &[(u64, u64)]) -> Vec<u8> {
-    let mut map = format!("{}\n", segments.len()).into_bytes();
-    for (offset, length) in segments {
-        map.extend_from_slice(format!("{offset}\n{length}\n").as_bytes());
-    }
-    map.resize(map.len().next_multiple_of(BLOCK), 0);
-    map
 }
 
 #[cfg(test)]
