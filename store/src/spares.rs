@@ -43,16 +43,17 @@ impl Store {
         Ok(grave.map(|grave| if overlaid { grave.of_overlay() } else { grave }))
     }
 
-    /// Keeps what `grave` holds if it is a scratch like a new one.
+    /// Keeps what `grave` holds if it is a scratch like a new one and there is room.
     pub(crate) fn spare(&self, grave: &mut Grave<'_>) -> bool {
-        let room = || {
-            let spares = self.spares();
-            spares.paths.len() < spares.most
-        };
-        if !room() || !is_untouched(grave.path()) {
+        let is_full = |spares: &Spares| spares.paths.len() >= spares.most;
+        if is_full(&self.spares()) || !is_untouched(grave.path()) {
             return false;
         }
         let mut spares = self.spares();
+        // Somebody else's may have come meanwhile.
+        if is_full(&spares) {
+            return false;
+        }
         spares.paths.push(grave.path().to_owned());
         grave.stay();
         true
