@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use sys::directory::Directory;
 
 use crate::exit::{Exit, Failure};
 
@@ -36,4 +37,19 @@ pub(super) fn remove_unpacked(dir: &Path, made: bool) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let _ = sys::file::remove_tree(&entry.path());
     }
+}
+
+/// A hard link in `directory` to a path below `top` that was made before: walked to name by name.
+pub(super) fn link_to(
+    top: &Directory,
+    existing: &[impl AsRef<[u8]>],
+    directory: &Directory,
+    name: &[u8],
+) -> Result<()> {
+    let Some((last, above)) = existing.split_last() else { return Ok(()) };
+    let mut walked: Option<Directory> = None;
+    for part in above {
+        walked = Some(walked.as_ref().unwrap_or(top).open_directory(part.as_ref())?);
+    }
+    Ok(directory.make_link(name, walked.as_ref().unwrap_or(top), last.as_ref())?)
 }

@@ -18,7 +18,7 @@ use crate::Session;
 use crate::cli::CimExtractArgs;
 use crate::exit::{self, Exit, Failure};
 use crate::interrupt::cancel_on_signal;
-use crate::verb::unpack_target::{make_target, remove_unpacked};
+use crate::verb::unpack_target::{link_to, make_target, remove_unpacked};
 
 pub(crate) fn extract(session: &mut Session, args: &CimExtractArgs) -> Result<()> {
     let image = open(&args.file)?;
@@ -138,7 +138,9 @@ impl Extraction<'_> {
         name: String,
         id: FileId,
     ) -> Result<Option<Open>> {
-        let Some(Open { directory, .. }) = open.last() else { return Ok(None) };
+        let (Some(top), Some(Open { directory, .. })) = (open.first(), open.last()) else {
+            return Ok(None);
+        };
         let file = self.image.file(id)?;
         let target = match self.args.metadata {
             // The reparse buffer is kept as it is instead.
@@ -148,7 +150,7 @@ impl Extraction<'_> {
             false => self.image.reparse_buffer(&file)?.as_deref().and_then(Target::of),
         };
         if let Some(first) = self.first_names.get(&id) {
-            link(open, &name, first)?;
+            link_to(&top.directory, first, directory, name.as_bytes())?;
             return Ok(None);
         }
         if let Some(target) = target {
@@ -266,20 +268,4 @@ impl Extraction<'_> {
         let (seconds, nanoseconds) = file.last_write_time().to_unix();
         Ok(directory.set_mtime(name, seconds, nanoseconds)?)
     }
-}
-
-/// A hard link to a path that was made before: walked to from the top, name by name.
-fn link(open: &[Open], name: &str, first: &[String]) -> Result<()> {
-    let (Some(top), Some(here), Some((existing, above))) =
-        (open.first(), open.last(), first.split_last())
-    else {
-        return Ok(());
-    };
-    let mut directory: Option<Directory> = None;
-    for part in above {
-        let above = directory.as_ref().unwrap_or(&top.directory);
-        directory = Some(above.open_directory(part.as_bytes())?);
-    }
-    let directory = directory.as_ref().unwrap_or(&top.directory);
-    Ok(here.directory.make_link(name.as_bytes(), directory, existing.as_bytes())?)
 }

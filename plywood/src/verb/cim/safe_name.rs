@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use cimfs::{Name, Upcase};
+use layer::windows::is_reserved_name;
 
 /// Longest name in bytes that file systems of this system take.
 const LONGEST: usize = 255;
@@ -80,28 +81,11 @@ fn harmless(name: &Name) -> (String, Option<&'static str>) {
         text.push('_');
         why = why.or(Some("ends with a dot or a space"));
     }
-    if is_device(&text) {
+    if is_reserved_name(&units(&text)) {
         text.insert(0, '_');
         why = why.or(Some("is that of a device"));
     }
     (text, why)
-}
-
-/// Whether Windows takes the name for a device's, whatever follows its first dot.
-fn is_device(text: &str) -> bool {
-    let stem = text.split('.').next().unwrap_or(text).trim_end_matches(' ').to_ascii_uppercase();
-    let numbered = |prefix: &str| {
-        let digit = stem.strip_prefix(prefix);
-        digit.is_some_and(|digit| {
-            matches!(
-                digit,
-                "0" | "1" | "2" | "3" | "4" | "5" | "6" | "7" | "8" | "9" | "¹" | "²" | "³"
-            )
-        })
-    };
-    matches!(&*stem, "CON" | "PRN" | "AUX" | "NUL" | "CONIN$" | "CONOUT$")
-        || numbered("COM")
-        || numbered("LPT")
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::cli::ExtractArgs;
 use crate::escape;
 use crate::exit::{Exit, Failure};
 use crate::interrupt::cancel_on_signal;
-use crate::verb::unpack_target::{make_target, remove_unpacked};
+use crate::verb::unpack_target::{link_to, make_target, remove_unpacked};
 
 pub(crate) fn extract(args: &ExtractArgs) -> Result<()> {
     let image = open(&args.file, &args.devices)?;
@@ -117,7 +117,9 @@ impl Extraction<'_> {
 
     /// Makes one entry in the innermost directory. A directory is returned, to be filled.
     fn entry(&mut self, open: &[Open], entry: &DirEntry) -> Result<Option<Open>> {
-        let Some(Open { directory, .. }) = open.last() else { return Ok(None) };
+        let (Some(top), Some(Open { directory, .. })) = (open.first(), open.last()) else {
+            return Ok(None);
+        };
         let name = &*entry.name;
         let inode = self.image.inode(entry.nid)?;
         if inode.is_dir() {
@@ -125,7 +127,7 @@ impl Extraction<'_> {
             return self.open(name.into(), made, inode).map(Some);
         }
         if let Some(first) = self.first_names.get(&inode.nid) {
-            link(open, name, first)?;
+            link_to(&top.directory, first, directory, name)?;
             return Ok(None);
         }
         match inode.file_type {
@@ -198,23 +200,6 @@ impl Extraction<'_> {
         directory.set_mtime(name, inode.mtime.seconds, inode.mtime.nanoseconds)?;
         Ok(())
     }
-}
-
-/// A hard link to a path that was made before: walked to from the top, name by name.
-fn link(open: &[Open], name: &[u8], first: &[Box<[u8]>]) -> Result<()> {
-    let (Some(top), Some(here), Some((existing, above))) =
-        (open.first(), open.last(), first.split_last())
-    else {
-        return Ok(());
-    };
-    let mut directory: Option<Directory> = None;
-    for part in above {
-        let next = directory.as_ref().unwrap_or(&top.directory).open_directory(part)?;
-        directory = Some(next);
-    }
-    let directory = directory.as_ref().unwrap_or(&top.directory);
-    here.directory.make_link(name, directory, existing)?;
-    Ok(())
 }
 
 fn shown(open: &[Open], name: &[u8]) -> String {
