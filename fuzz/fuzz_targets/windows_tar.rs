@@ -130,7 +130,7 @@ fn codecs(bytes: &[u8]) {
         assert_eq!(parse_time(time_text(time).as_bytes()), Some(time));
     }
     if let Some(units) = decode_wtf8(bytes) {
-        assert_eq!(decode_wtf8(&encode_wtf8(&units)), Some(units));
+        assert_eq!(decode_wtf8(&encode_wtf8(units.iter().copied())), Some(units));
     }
 }
 

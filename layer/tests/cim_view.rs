@@ -6,7 +6,8 @@ use cimfs::{
     DirectorySet, FileFlags, FileTime, FileView, Guid, Image, ImageWriter, MemorySet, Metadata,
     Name, ReadAt as _, WritableSet, WriterOptions,
 };
-use layer::cim_view::{CimView, FileKind, file_kind, name_bytes, view_of, write_cim_view};
+use layer::cim_view::{CimView, FileKind, file_kind, view_of, write_cim_view};
+use layer::windows::encode_wtf8;
 use layer::{Cancel, ErrorKind};
 
 fn metadata(flags: FileFlags) -> Metadata {
@@ -129,7 +130,7 @@ fn assert_agrees(set: &MemorySet, name: &str, view: &View) {
         names += 1;
         let path: Vec<u8> = entry.path().names().iter().fold(Vec::new(), |mut path, name| {
             path.push(b'/');
-            path.extend(name_bytes(name.units().iter().copied()));
+            path.extend(encode_wtf8(name.units().iter().copied()));
             path
         });
         let shown = path.escape_ascii();

@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 
 use cimfs::{DirectorySet, FileFlags, FileTime, Guid, Image, ImageWriter, Metadata, Name};
 use layer::Cancel;
-use layer::cim_view::{Attributes, FileKind, file_kind, name_bytes, permissions, view_of};
+use layer::cim_view::{Attributes, FileKind, file_kind, permissions, view_of};
+use layer::windows::encode_wtf8;
 use mount::{Backing, CimFiles, CimOptions, Registry, TargetKind, this_process};
 use support::{Bench, everybody_lives, mounted_below, user};
 use sys::process::Process;
@@ -93,7 +94,7 @@ fn assert_shown(path: &Path, root: &Path) -> usize {
         let file = entry.file;
         let mut here = root.to_owned();
         for name in entry.path().names() {
-            here.push(std::ffi::OsStr::from_bytes(&name_bytes(name.units().iter().copied())));
+            here.push(std::ffi::OsStr::from_bytes(&encode_wtf8(name.units().iter().copied())));
         }
         if shown > 0 {
             *children.entry(here.parent().unwrap().to_owned()).or_default() += 1;

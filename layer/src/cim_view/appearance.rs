@@ -7,9 +7,9 @@ use std::sync::Arc;
 use cimfs::{FileFlags, FileView, Image, ReadAt, RegionOffset, Stream};
 use erofs::{Timestamp, Xattr};
 
-use super::name::name_bytes;
 use super::reparse::link_target;
 use super::{MAXIMAL_STREAM, Result, cim_error};
+use crate::windows::encode_wtf8;
 
 /// What a file is on Linux.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -213,7 +213,7 @@ impl Attributes {
         let mut names = Vec::new();
         for stream in image.alternate_streams(file).map_err(reading)? {
             let stream = stream.map_err(reading)?;
-            let name = name_bytes(stream.name.units().iter().copied());
+            let name = encode_wtf8(stream.name.units().iter().copied());
             if name.is_empty() || name.contains(&0) {
                 continue;
             }

@@ -33,11 +33,10 @@ use tree::Failure;
 pub use appearance::{Attributes, FileKind, file_kind, modified, permissions};
 #[cfg(target_os = "linux")]
 pub use cache::{CimView, view_of};
-pub use name::{name_bytes, name_units};
-pub use reparse::link_target;
+pub use name::name_units;
 
 /// Changes with everything that changes the bytes of a view.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Longest alternate stream that is an extended attribute too.
 pub const MAXIMAL_STREAM: u64 = 65_535;
 
@@ -54,8 +53,8 @@ pub struct ViewSummary {
     pub copied: u64,
 }
 
-/// Writes the view of an image to what `sink` makes, which may be asked twice and must begin anew then. Its extra devices are the image's regions in the order of their indexes. The same
-/// image gives the same bytes.
+/// Writes the view of an image to what `sink` makes, which may be asked twice and must begin anew then. Its extra devices
+/// are the image's regions in the order of their indexes. The same image gives the same bytes.
 ///
 /// # Errors
 /// [`ErrorKind::Unsupported`] and [`ErrorKind::TooLarge`] for images that no view can show: names of more than 255

@@ -1,53 +1,14 @@
 //! Names: UTF-16 in a CIM, bytes on Linux.
 
-/// The UTF-8 form of code units. A surrogate without its partner becomes the three bytes that UTF-8 would have for
-/// it if it allowed that (WTF-8), so that no two names become one.
-pub fn name_bytes(units: impl IntoIterator<Item = u16>) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(32);
-    for char in char::decode_utf16(units) {
-        match char {
-            Ok(char) if char.is_ascii() => bytes.push(char as u8),
-            Ok(char) => bytes.extend_from_slice(char.encode_utf8(&mut [0; 4]).as_bytes()),
-            Err(unpaired) => {
-                let [high, low] = unpaired.unpaired_surrogate().to_be_bytes();
-                let middle = 0x80 | (high & 0x0F) << 2 | low >> 6;
-                bytes.extend_from_slice(&[0xED, middle, 0x80 | low & 0x3F]);
-            }
-        }
-    }
-    bytes
-}
+use crate::windows::{decode_wtf8, encode_wtf8};
 
-/// The code units that [`name_bytes`] makes such bytes of; `None` for bytes that it never makes.
+/// The code units that [`encode_wtf8`] makes such bytes of; `None` for bytes that it never makes, so that no file has two
+/// names.
 pub fn name_units(bytes: &[u8]) -> Option<Vec<u16>> {
     match std::str::from_utf8(bytes) {
         Ok(text) => Some(text.encode_utf16().collect()),
-        Err(_) => surrogates(bytes).filter(|units| name_bytes(units.iter().copied()) == bytes),
+        Err(_) => decode_wtf8(bytes).filter(|units| encode_wtf8(units.iter().copied()) == bytes),
     }
-}
-
-/// Decodes bytes in which surrogates may stand alone.
-fn surrogates(bytes: &[u8]) -> Option<Vec<u16>> {
-    let mut units = Vec::with_capacity(bytes.len());
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        if let [0xED, middle @ 0xA0..=0xBF, low @ 0x80..=0xBF, tail @ ..] = rest {
-            units.push(0xD000 | u16::from(middle & 0x3F) << 6 | u16::from(low & 0x3F));
-            rest = tail;
-            continue;
-        }
-        let length = match rest[0] {
-            0..=0x7F => 1,
-            0xC2..=0xDF => 2,
-            0xE0..=0xEF => 3,
-            0xF0..=0xF4 => 4,
-            _ => return None,
-        };
-        let (char, tail) = rest.split_at_checked(length)?;
-        units.extend(std::str::from_utf8(char).ok()?.encode_utf16());
-        rest = tail;
-    }
-    Some(units)
 }
 
 /// Why no file of Linux can have such a name, if so. Windows allows none of these either.
@@ -85,10 +46,10 @@ mod tests {
             &[0xD83D, 0xD83D, 0xDE00],
         ];
         for units in names {
-            let bytes = name_bytes(units.iter().copied());
+            let bytes = encode_wtf8(units.iter().copied());
             assert_eq!(name_units(&bytes).as_deref(), Some(units), "{bytes:x?}");
         }
-        assert_eq!(name_bytes([0xD83D]), b"\xED\xA0\xBD");
+        assert_eq!(encode_wtf8([0xD83D]), b"\xED\xA0\xBD");
         // A pair in two pieces is not what such a name becomes.
         for bytes in [&b"\xED\xA0\xBD\xED\xB8\x80"[..], b"\xFF", b"a\xC3", b"\xED\xA0", b"\xC0\x80"]
         {

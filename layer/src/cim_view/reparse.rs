@@ -1,57 +1,32 @@
 //! Where a reparse point leads, as the text of a symbolic link.
-//!
-//! Source: MS-FSCC 2.1.2.4 (symbolic links) and 2.1.2.5 (mount points).
 
-use cimfs::format::{TAG_MOUNT_POINT, TAG_SYMLINK};
+use crate::windows::{ReparsePoint, encode_wtf8};
 
-use super::name::name_bytes;
-
-/// Tag, length and reserved bytes of every reparse buffer.
-const HEADER: usize = 8;
 /// Longest target that Linux takes.
 const TARGET_MAX: usize = 4095;
 
-/// The target of a symbolic link or mount point: its print name or, without one, the substitute name without the
-/// prefix of the object manager. Backslashes are slashes then, as in layer tars; a drive letter stays what it is,
-/// so that `C:\Windows` is `C:/Windows`, which leads nowhere on Linux.
+/// The target of a symbolic link or mount point. Backslashes are slashes then, as in layer tars; a drive letter stays
+/// what it is, so that `C:\Windows` is `C:/Windows`, which leads nowhere on Linux.
 ///
-/// `None` for other tags, and for what is no text that a link can have.
-pub fn link_target(buffer: &[u8]) -> Option<Vec<u8>> {
-    let tag = u32::from_le_bytes(*buffer.first_chunk()?);
-    let names = match tag {
-        TAG_MOUNT_POINT => HEADER + 8,
-        TAG_SYMLINK => HEADER + 12,
-        _ => return None,
+/// `None` for other tags, and for what is damaged or no text that a link can have.
+pub(super) fn link_target(buffer: &[u8]) -> Option<Vec<u8>> {
+    let point = ReparsePoint::read(buffer).ok()?;
+    let separator = match point {
+        // Written by Linux, where it is a letter like others.
+        ReparsePoint::LxSymlink(_) => None,
+        _ => Some(u16::from(b'\\')),
     };
-    let field = |index: usize| -> Option<usize> {
-        let bytes = buffer.get(HEADER + 2 * index..)?.first_chunk()?;
-        Some(u16::from_le_bytes(*bytes).into())
-    };
-    let text = |offset: usize, length: usize| -> Option<Vec<u16>> {
-        let start = names + field(offset)?;
-        let bytes = buffer.get(start..start + field(length)?)?;
-        let (units, rest) = bytes.as_chunks::<2>();
-        rest.is_empty().then(|| units.iter().map(|unit| u16::from_le_bytes(*unit)).collect())
-    };
-    let mut target = text(2, 3)?;
-    if target.is_empty() {
-        target = text(0, 1)?;
-        let prefix: Vec<u16> = r"\??\".encode_utf16().collect();
-        if target.starts_with(&prefix) {
-            target.drain(..prefix.len());
-        }
-    }
-    let slashed = target.into_iter().map(|unit| match u8::try_from(unit) {
-        Ok(b'\\') => b'/'.into(),
-        _ => unit,
-    });
-    let target = name_bytes(slashed);
+    let slashed = point.target()?.into_iter();
+    let slashed = slashed.map(|unit| if Some(unit) == separator { b'/'.into() } else { unit });
+    let target = encode_wtf8(slashed);
     let fits = (1..=TARGET_MAX).contains(&target.len()) && !target.contains(&0);
     fits.then_some(target)
 }
 
 #[cfg(test)]
 mod tests {
+    use cimfs::format::{TAG_MOUNT_POINT, TAG_SYMLINK};
+
     use super::*;
 
     fn buffer(tag: u32, substitute: &str, print: &str) -> Vec<u8> {
@@ -71,6 +46,8 @@ mod tests {
         buffer.extend_from_slice(&[0, 0]);
         buffer.extend(print);
         buffer.extend_from_slice(&[0, 0]);
+        let length = short(buffer.len() - 8);
+        buffer[4..6].copy_from_slice(&length);
         buffer
     }
 
@@ -87,6 +64,8 @@ mod tests {
         ] {
             assert_eq!(target(tag, substitute, print).as_deref(), Some(expected.as_bytes()));
         }
+        let linux = ReparsePoint::LxSymlink(br"../a\b".to_vec()).write().unwrap();
+        assert_eq!(link_target(&linux).unwrap(), br"../a\b");
         assert_eq!(target(TAG_SYMLINK, "", ""), None);
         assert_eq!(target(TAG_SYMLINK, "a\0b", ""), None);
         assert_eq!(target(0x8000_0023, "a", "a"), None);

@@ -8,9 +8,10 @@ use erofs::{BlockSize, Content, FileData, Inode, InodeId, Sink, Tree};
 
 use super::appearance::{Attributes, FileKind, file_kind, modified, permissions};
 use super::content::{Placer, writing};
-use super::name::{fault, name_bytes};
+use super::name::fault;
 use super::{Error, ErrorKind, ViewSummary, cim_error, devices, writer};
 use crate::progress::Cancel;
+use crate::windows::encode_wtf8;
 
 /// Longest name on Linux in bytes.
 const NAME_MAX: usize = 255;
@@ -125,7 +126,7 @@ impl<R: ReadAt, S: Sink> Builder<'_, R, S> {
         for entry in listing.iter() {
             let (units, id) = entry.map_err(reading)?;
             let units = || units.iter().map(|unit| unit.get());
-            let name = name_bytes(units());
+            let name = encode_wtf8(units());
             let length = self.places[directory.place as usize].length + units().count() + 1;
             let inode = match (fault(units()), name.len() > NAME_MAX) {
                 (Some(fault), _) => Err(Error::corrupt(format!("a name that {fault}")).into()),

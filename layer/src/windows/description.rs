@@ -210,7 +210,7 @@ impl Blobs {
             return None;
         }
         let (tag, target) = said(&ReparsePoint::read(&self.reparse).ok()?)?;
-        Some((encode_wtf8(&target), tag == tag::MOUNT_POINT))
+        Some((encode_wtf8(target), tag == tag::MOUNT_POINT))
     }
 
     /// Adds what the entry's records say; `link` is what [`Self::link`] found.

@@ -106,7 +106,7 @@ pub(super) fn key(path: &ImagePath) -> Result<Vec<u8>> {
         if !key.is_empty() {
             key.push(0);
         }
-        let bytes = encode_wtf8(name.units());
+        let bytes = encode_wtf8(name.units().iter().copied());
         if let Some(fault) = name.fault() {
             return Err(Error::corrupt(format!("{path}: the name {name:?} {fault}")));
         }
@@ -320,7 +320,7 @@ impl<R: ReadAt> Exporter<'_, R> {
             if let Some(fault) = stream.name.fault() {
                 return Err(Error::corrupt(format!("the name of a stream {fault}")));
             }
-            let path = [path, b":", &encode_wtf8(stream.name.units())].concat();
+            let path = [path, b":", &encode_wtf8(stream.name.units().iter().copied())].concat();
             let mut records = Records::new();
             let mtime = write_times(file, &mut records);
             let size = stream.stream.length();

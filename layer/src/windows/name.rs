@@ -26,10 +26,11 @@ pub fn decode_wtf8(bytes: &[u8]) -> Option<Vec<u16>> {
 }
 
 /// The same backwards.
-pub fn encode_wtf8(units: &[u16]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(units.len());
-    for char in char::decode_utf16(units.iter().copied()) {
+pub fn encode_wtf8(units: impl IntoIterator<Item = u16>) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(32);
+    for char in char::decode_utf16(units) {
         match char {
+            Ok(char) if char.is_ascii() => bytes.push(char as u8),
             Ok(char) => bytes.extend_from_slice(char.encode_utf8(&mut [0; 4]).as_bytes()),
             Err(error) => {
                 let unit = error.unpaired_surrogate();
@@ -88,9 +89,9 @@ mod tests {
     fn lone_surrogates_survive() {
         for all in [vec![0xD800], vec![0x61, 0xDFFF, 0x62], units("a😀語ä\0"), vec![0xDC00, 0xD800]]
         {
-            assert_eq!(decode_wtf8(&encode_wtf8(&all)), Some(all));
+            assert_eq!(decode_wtf8(&encode_wtf8(all.iter().copied())), Some(all));
         }
-        assert_eq!(encode_wtf8(&[0xD800]), b"\xed\xa0\x80");
+        assert_eq!(encode_wtf8([0xD800]), b"\xed\xa0\x80");
         assert_eq!(decode_wtf8(b"\xed\xa0\xbd\xed\xb8\x80"), Some(units("😀")));
         for bad in [&b"\xe9"[..], b"a\xff", b"\xed\xa0", b"\xc0\x80", b"\xf5\x80\x80\x80"] {
             assert_eq!(decode_wtf8(bad), None);

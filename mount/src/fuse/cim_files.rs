@@ -10,9 +10,8 @@ use cimfs::{
     AlternateStream, Case, FileId, FileView, Image, Listing, Name, ReadAt, RegionOffset, Segments,
     Stream,
 };
-use layer::cim_view::{
-    Attributes, FileKind, file_kind, modified, name_bytes, name_units, permissions,
-};
+use layer::cim_view::{Attributes, FileKind, file_kind, modified, name_units, permissions};
+use layer::windows::encode_wtf8;
 use sys::{FUSE_ROOT, FuseFiles, FuseKind, FuseNode};
 
 use super::recent::Recent;
@@ -286,7 +285,7 @@ impl<R: ReadAt + Send + Sync + 'static> FuseFiles for CimFiles<R> {
         let first = usize::try_from(start.saturating_sub(2)).unwrap_or(usize::MAX);
         for entry in listing.iter().skip(first) {
             let (units, id) = entry.map_err(failed)?;
-            let name = name_bytes(units.iter().map(|unit| unit.get()));
+            let name = encode_wtf8(units.iter().map(|unit| unit.get()));
             // The kernel refuses the whole directory for a name that cannot be; a file that cannot be read is
             // named at least, and whoever asks for it gets the error.
             let node = self.image.file(id).map_err(failed).and_then(|file| self.node_of(&file));
