@@ -164,6 +164,14 @@ impl Error {
         Self(Arc::new(Inner { kind, message, guest_result, source, more: Vec::new() }))
     }
 
+    /// The same with more to say behind its text.
+    pub(crate) fn with_more(self, more: &str) -> Self {
+        let message = format!("{self}; {more}");
+        let cause = std::error::Error::source(&self).map(|cause| cause.to_string().into());
+        let (kind, guest_result) = (self.kind(), self.guest_result());
+        Self(Arc::new(Inner { kind, message, guest_result, source: cause, more: Vec::new() }))
+    }
+
     fn with(
         kind: ErrorKind,
         message: String,

@@ -250,3 +250,90 @@ fn check_line(line: &[u8]) -> Option<&[u8]> {
     let sum = u32::from_str_radix(std::str::from_utf8(sum).ok()?, 16).ok()?;
     (line[8] == b' ' && crc32c::crc32c(json) == sum).then_some(json)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ScsiSlot;
+
+    fn step(lun: u8) -> Step {
+        let slot = ScsiSlot { controller: 1, lun };
+        Step::ScsiMount { slot, mount: crate::ScsiMount::default() }
+    }
+
+    fn live(path: &Path) -> Vec<Step> {
+        Journal::open(path).unwrap().live().values().cloned().collect()
+    }
+
+    #[test]
+    fn what_is_not_gone_is_found_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal");
+        let mut journal = Journal::open(&path).unwrap();
+        let ids: Vec<StepId> = (0..3).map(|lun| journal.intend(&step(lun)).unwrap()).collect();
+        journal.done(ids[0]);
+        journal.gone(ids[0]);
+        journal.failed(ids[1], &Error::new(ErrorKind::Io, "x"));
+        assert_eq!(live(&path), [step(1), step(2)]);
+        let mut next = Journal::open(&path).unwrap();
+        assert!(next.intend(&step(3)).unwrap() > ids[2], "numbers are not used again");
+    }
+
+    #[test]
+    fn every_cut_of_the_last_line_is_survived() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal");
+        let mut journal = Journal::open(&path).unwrap();
+        journal.intend(&step(0)).unwrap();
+        let whole = usize::try_from(journal.length).unwrap();
+        journal.intend(&step(1)).unwrap();
+        let text = std::fs::read(&path).unwrap();
+        for cut in whole..text.len() {
+            std::fs::write(&path, &text[..cut]).unwrap();
+            Journal::open(&path).unwrap().intend(&step(2)).unwrap();
+            assert_eq!(live(&path), [step(0), step(2)], "cut at {cut}");
+        }
+        std::fs::write(&path, &text[..5]).unwrap();
+        assert!(live(&path).is_empty(), "not even the header was whole");
+    }
+
+    #[test]
+    fn damage_and_newer_versions_are_reported() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal");
+        let mut journal = Journal::open(&path).unwrap();
+        journal.intend(&step(0)).unwrap();
+        journal.intend(&step(1)).unwrap();
+        let text = std::fs::read(&path).unwrap();
+        // The end of line two is left out: without it, lines two and three are one torn line.
+        let ends: Vec<usize> = (0..text.len()).filter(|at| text[*at] == b'\n').collect();
+        for at in 0..ends[1] {
+            let mut damaged = text.clone();
+            damaged[at] ^= 1;
+            std::fs::write(&path, &damaged).unwrap();
+            assert_eq!(Journal::open(&path).unwrap_err().kind(), ErrorKind::Corrupt, "byte {at}");
+        }
+        let mut newer = Vec::new();
+        write_line(&mut newer, &Record::Header { version: VERSION + 1 }).unwrap();
+        std::fs::write(&path, &newer).unwrap();
+        assert_eq!(Journal::open(&path).unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn history_is_dropped() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal");
+        let mut journal = Journal::open(&path).unwrap();
+        let kept = journal.intend(&step(0)).unwrap();
+        for _ in 0..2000 {
+            let id = journal.intend(&step(1)).unwrap();
+            journal.done(id);
+            journal.undo(id);
+            journal.gone(id);
+        }
+        assert!(journal.length <= COMPACT_FROM, "{}", journal.length);
+        assert_eq!(live(&path), [step(0)]);
+        journal.gone(kept);
+        assert!(live(&path).is_empty());
+    }
+}

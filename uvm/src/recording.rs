@@ -76,6 +76,8 @@ struct State {
     /// Calls that were impossible in the state they met: bugs of the caller.
     violations: Vec<String>,
     dead: bool,
+    /// The call at which it dies.
+    dies_at: Option<usize>,
     next_port: u32,
 }
 
@@ -136,6 +138,11 @@ impl Recording {
         self.lock().faults.clear();
     }
 
+    /// Lets it end at the call of that number, from 0.
+    pub fn die_at(&self, number: usize) {
+        self.lock().dies_at = Some(number);
+    }
+
     /// The machine has ended: every call fails from now on, and nothing is held.
     pub fn die(&self) {
         let mut state = self.lock();
@@ -168,6 +175,10 @@ impl Recording {
         let mut state = self.lock();
         let number = state.calls.len();
         state.calls.push(call.clone());
+        if state.dies_at == Some(number) {
+            state.dead = true;
+            state.held = Held::default();
+        }
         if state.dead {
             return Err(Error::new(ErrorKind::Dead, "the virtual machine has ended"));
         }

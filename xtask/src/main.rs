@@ -18,6 +18,7 @@ mod powercut;
 mod private_apt;
 mod program;
 mod stages;
+mod vm_kit;
 mod windows;
 mod workspace;
 
@@ -59,6 +60,8 @@ enum Task {
     Containerd(containerd::ContainerdArguments),
     /// A Windows-like image of three layers, into target/windows
     WindowsImage,
+    /// What virtual machines boot: a Debian kernel and our guest, into target/vm/kit
+    VmKit,
     /// Shell completions and man pages, into target/docs
     Docs,
     /// The Debian package, into target/deb
@@ -80,6 +83,7 @@ fn main() -> ExitCode {
         Task::Powercut(arguments) => powercut::powercut(&arguments),
         Task::Containerd(arguments) => containerd::containerd(&arguments),
         Task::WindowsImage => windows::image(),
+        Task::VmKit => vm_kit::make().map(drop),
         Task::Docs => docs(),
         Task::Deb(arguments) => deb::deb(&arguments),
         Task::Fuzz { minutes } => fuzzing::fuzz(minutes * 60, Sanitizer::Address),

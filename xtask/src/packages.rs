@@ -29,6 +29,8 @@ pub(crate) enum Purpose {
     Fuzz,
     /// `cargo xtask windows-image`
     Windows,
+    /// `cargo xtask vm-kit`, and booting it
+    Vm,
 }
 
 /// Something is missing that only the user can provide; the text says how. Exit code 3.
@@ -117,13 +119,25 @@ const FUZZ: &[&str] = &["g++"];
 /// What the Windows-like image is made with: hives by hivex. Wine's packages are fetched, not installed.
 const WINDOWS: &[&str] = &["libhivex-bin"];
 
+/// The machine, and what its guest is given: programs for scratches and containers, unpackers of Debian's kernel package.
+const VM: &[&str] = &[
+    "qemu-system-x86",
+    "ca-certificates",
+    "dpkg",
+    "e2fsprogs",
+    "libc-bin",
+    "runc",
+    "xfsprogs",
+    "xz-utils",
+];
+
 /// A public reader of executables.
 const DEMO_CIM: &[&str] = &["icoutils"];
 
 impl Purpose {
     fn packages(self) -> BTreeSet<&'static str> {
         let lists: &[&[&str]] = match self {
-            Self::Test => &[BUILD, RUN, TEST, CONTAINERD, FUZZ],
+            Self::Test => &[BUILD, RUN, TEST, CONTAINERD, FUZZ, VM],
             Self::Demo => &[BUILD, RUN, DEMO, WINDOWS, DEMO_CIM, &["attr"]],
             Self::Bench => &[BUILD, RUN, DEMO, TEST, BENCH, WINDOWS],
             Self::PowerCut => &[BUILD, POWER_CUT],
@@ -131,6 +145,7 @@ impl Purpose {
             Self::Containerd => &[BUILD, RUN, CONTAINERD],
             Self::Fuzz => &[BUILD, FUZZ],
             Self::Windows => &[BUILD, WINDOWS],
+            Self::Vm => &[BUILD, VM],
         };
         lists.iter().flat_map(|list| list.iter().copied()).collect()
     }
@@ -212,5 +227,15 @@ pub(crate) fn require_cargo_command(name: &str) -> Result<()> {
         return Ok(());
     }
     program::run(&mut program::cargo(["install", "--locked", name]))?;
+    Ok(())
+}
+
+/// The guest's side of vsock; not a package of Debian 12.
+pub(crate) fn require_vsock_device() -> Result<()> {
+    if program::exists("vhost-device-vsock") {
+        return Ok(());
+    }
+    let install = ["install", "--locked", "--version", "0.3.0", "vhost-device-vsock"];
+    program::run(&mut program::cargo(install))?;
     Ok(())
 }

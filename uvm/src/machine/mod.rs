@@ -18,6 +18,8 @@ mod guards;
 mod inventory;
 mod kinds;
 mod steps;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
