@@ -1,7 +1,11 @@
 //! Every system call that Plywood makes. The only crate with `unsafe`; it holds no policy.
 
 #[cfg(target_os = "linux")]
+mod children;
+#[cfg(target_os = "linux")]
 mod compat;
+#[cfg(target_os = "linux")]
+mod device_mapper;
 #[cfg(target_os = "linux")]
 pub mod directory;
 mod error;
@@ -16,6 +20,8 @@ mod fuse;
 #[cfg(target_os = "linux")]
 mod loop_device;
 #[cfg(target_os = "linux")]
+mod machine;
+#[cfg(target_os = "linux")]
 mod mount_identity;
 #[cfg(target_os = "linux")]
 mod mount_watch;
@@ -25,13 +31,24 @@ pub mod process;
 #[cfg(target_os = "linux")]
 mod residency;
 #[cfg(target_os = "linux")]
+mod terminal;
+#[cfg(target_os = "linux")]
 mod unmount;
 #[cfg(target_os = "linux")]
 mod user_namespace;
+#[cfg(target_os = "linux")]
+mod vsock;
 mod writeback;
 #[cfg(target_os = "linux")]
 pub mod xattr;
 
+#[cfg(target_os = "linux")]
+pub use children::{
+    SIGNAL_KILL, SIGNAL_TERM, adopt_orphans, peek_ended_child, reap_child, signal_process,
+    wait_for_child,
+};
+#[cfg(target_os = "linux")]
+pub use device_mapper::{MappedTarget, map_device, unmap_device};
 pub use error::{Error, Result};
 #[cfg(target_os = "linux")]
 pub use features::{CgroupLayout, Features, KernelVersion, Probe};
@@ -47,6 +64,8 @@ pub use fuse::{
 #[cfg(target_os = "linux")]
 pub use loop_device::{AttachedLoop, LoopDevice, LoopOptions, attached_loops};
 #[cfg(target_os = "linux")]
+pub use machine::{cover_root, load_module, power_off, set_host_name};
+#[cfg(target_os = "linux")]
 pub use mount_identity::{MountIdentity, mount_namespace, process_in_mount_namespace};
 #[cfg(target_os = "linux")]
 pub use mount_watch::{MountEvents, MountWatch};
@@ -55,7 +74,11 @@ pub use mountinfo::{MountEntry, MountTable};
 #[cfg(target_os = "linux")]
 pub use residency::{Residency, page_residency};
 #[cfg(target_os = "linux")]
+pub use terminal::{lead_session, open_terminal, receive_descriptor, set_window_size};
+#[cfg(target_os = "linux")]
 pub use unmount::{unmount, unmount_lazily};
 #[cfg(target_os = "linux")]
 pub use user_namespace::UserNamespace;
+#[cfg(target_os = "linux")]
+pub use vsock::connect_vsock;
 pub use writeback::{Writeback, start_writeback};
