@@ -433,5 +433,7 @@ fn remove_bundle(bundle: &Path) -> Result<()> {
         sys::file::remove_tree(&bundle.join(name))
             .map_err(|error| Error::failed("removing the bundle", error))?;
     }
+    // Whoever made it, perhaps a request for the root below it. Not empty, it holds something of the host's.
+    let _ = fs::remove_dir(bundle);
     Ok(())
 }

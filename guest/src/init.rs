@@ -10,7 +10,7 @@ use sys::{FsContext, MountAttributes};
 
 use crate::{Error, ErrorKind, Result};
 
-/// The modules in the order in which they are loaded: a list of file names, beside the files.
+/// The kernel's modules; they are loaded in the order of their names.
 const MODULES: &str = "/modules";
 /// The name of the virtio-serial port of the bridge, where there is no vsock.
 const SERIAL_PORT: &str = "plywood.bridge";
@@ -112,11 +112,12 @@ fn mount(
 }
 
 fn load_modules() {
-    let directory = Path::new(MODULES);
-    // Without a list, everything is in the kernel.
-    let Ok(order) = fs::read_to_string(directory.join("order")) else { return };
-    for name in order.lines().map(str::trim).filter(|name| !name.is_empty()) {
-        if let Err(error) = sys::load_module(&directory.join(name)) {
+    // Without the directory, everything is in the kernel.
+    let Ok(entries) = fs::read_dir(MODULES) else { return };
+    let mut modules: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    modules.sort();
+    for module in modules {
+        if let Err(error) = sys::load_module(&module) {
             say(&Error::failed("loading a module", error).chain());
         }
     }
