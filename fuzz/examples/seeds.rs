@@ -67,6 +67,7 @@ fn main() {
     windows_layers(&directory.with_file_name("windows_tar"));
     requests(&directory.with_file_name("service"));
     cims(&directory.with_file_name("cim_image"));
+    specifications(&directory.with_file_name("spec_json"));
 }
 
 /// Images with something of everything that the writer can store, and forks of them.
@@ -307,6 +308,40 @@ fn requests(directory: &Path) {
         ),
     ] {
         fs::write(directory.join(name), requests.concat()).expect("a seed can be written");
+    }
+}
+
+/// Specifications in which `@` stands for a directory with a directory `d` and a file `f`, and a mount by its lines.
+fn specifications(directory: &Path) {
+    fs::create_dir_all(directory).expect("the seeds' directory can be made");
+    for (name, text) in [
+        (
+            "root",
+            r#"{"root":{"path":"@/d","readonly":true},"mounts":[{"destination":"/p","type":"proc"},{"destination":"/a","type":"bind","source":"@/d","options":["Ro"]},{"destination":"/b","type":"bind","source":"@/f"},{"destination":"/c","type":"bind","source":"sandbox://x"},{"destination":"/h","type":"bind","source":"hugepages://2M/x"}]}"#,
+        ),
+        (
+            "disks",
+            r#"{"root":{"path":"@/d"},"mounts":[{"destination":"/a","type":"virtual-disk","source":"@/f"},{"destination":"blockdev:///b","type":"automanage-virtual-disk","source":"@/f"},{"destination":"/c","type":"extensible-virtual-disk","source":"evd://x/y"}]}"#,
+        ),
+        (
+            "layers",
+            r#"{"windows":{"layerFolders":["@/d","@/d"],"network":{"networkNamespace":"n"},"devices":[{"id":"1","idType":"v"}]}}"#,
+        ),
+        (
+            "limits",
+            r#"{"annotations":{"io.microsoft.virtualmachine.computetopology.memory.sizeinmb":"512","io.microsoft.lcow.shm.size-kb":"5","io.microsoft.virtualmachine.lcow.privileged":"true"},"hooks":{},"linux":{"cgroupsPath":"/x","resources":{"cpu":{"period":0,"quota":0},"pids":{"limit":1}},"seccomp":{"defaultAction":"SCMP_ACT_ALLOW"}}}"#,
+        ),
+        (
+            "lcow",
+            "lcow-partitioned-layer\n\n\nscratch=/s\nparent-partitioned-layers=[{\"Path\":\"/d\",\"Partition\":2}]",
+        ),
+        (
+            "block",
+            "BlockCIM\nC:\n\nblockCIMType=file\nmergedCIMPath=C:\\m\\m.cim\nparentCimPaths=[\"C:\\\\b\\\\1.cim\",\"C:/b/0.cim\"]",
+        ),
+        ("cimfs", "CimFS\nC:\n\nparentLayerPaths=[\"a\"]\nparentCimPaths=[\"b\"]"),
+    ] {
+        fs::write(directory.join(name), text).expect("a seed can be written");
     }
 }
 

@@ -7,6 +7,7 @@ mod mount;
 mod run;
 mod serve;
 mod snapshot;
+mod vm;
 
 use std::path::PathBuf;
 
@@ -25,13 +26,16 @@ pub(crate) use self::image::{
     ImageExportArgs, ImageImportArgs, ImageInspectArgs, ImageListArgs, ImageRemoveArgs, ImageVerb,
 };
 pub(crate) use self::mount::{Driver, MountArgs, MountVerb, Serving, UmountArgs};
-pub(crate) use self::run::{MountKind, MountOption, Network, RunArgs};
+pub(crate) use self::run::{Isolation, MountKind, MountOption, Network, RunArgs};
 pub(crate) use self::serve::{
     ConfigShowArgs, ConfigVerb, ContainerdConfigArgs, ContainerdVersion, ServeArgs, SettingArgs,
 };
 pub(crate) use self::snapshot::{
     CommitArgs, FilterArgs, LabelArgs, PrepareArgs, SnapshotDiffArgs, SnapshotKeyArgs,
     SnapshotMountsArgs, SnapshotRemoveArgs, SnapshotUsageArgs, SnapshotVerb,
+};
+pub(crate) use self::vm::{
+    Accel, VmArgs, VmAttachArgs, VmConsoleArgs, VmDetachArgs, VmStopArgs, VmVerb,
 };
 
 /// The whole command line as clap sees it, for completions and man pages.
@@ -151,6 +155,9 @@ pub(crate) enum Verb {
     Umount(UmountArgs),
     /// Run a command in a container.
     Run(Box<RunArgs>),
+    /// Look after the virtual machines that containers run in.
+    #[command(subcommand)]
+    Vm(VmVerb),
     /// Delete what nothing refers to.
     Gc(GcArgs),
     /// Check the store and the mounts, and repair what can be repaired.
@@ -198,12 +205,22 @@ pub(crate) struct FsckArgs {
 /// `doctor`
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-Exits with 3 when something that `plywood run` or `plywood mount` needs is missing.
+Exits with 3 when something that `plywood run` or `plywood mount` needs is missing. What only virtual machines need \
+is no reason for that.
 
 Examples:
   plywood doctor
+  plywood doctor --probe-kvm                     boot a virtual machine with KVM, and see whether it survives
   plywood --format json doctor | jq 'select(.state != \"ok\")'")]
-pub(crate) struct DoctorArgs {}
+pub(crate) struct DoctorArgs {
+    /// Find out by a boot of our guest, of a minute at most, whether `--accel kvm` works here.
+    #[arg(long)]
+    pub(crate) probe_kvm: bool,
+    /// Directory with the kernel and the initramfs of virtual machines [default: $PLYWOOD_VM_KIT or
+    /// /usr/lib/plywood/vm].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) kit: Option<PathBuf>,
+}
 
 /// `version`
 #[derive(Debug, Args)]

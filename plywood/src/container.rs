@@ -14,6 +14,7 @@ use sys::process::Process;
 
 use crate::exit::{Exit, Failure, is_missing};
 use crate::host::Host;
+use crate::store_handle::StoreHandle;
 use crate::verb::run::{Runtime, private_directory, sweep_trials};
 
 /// What the key of a container's snapshot begins with; the container's name follows.
@@ -24,13 +25,24 @@ const RECORD: &str = "container.json";
 /// Files of a bundle besides the record; the directory is removed only when nothing else is in it.
 const BUNDLE_FILES: [&str; 2] = ["config.json", "log"];
 
+/// What a container runs in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Body {
+    /// Namespaces, by this runtime program.
+    Runtime(PathBuf),
+    /// The virtual machine of that name; one of its own if there is none.
+    Vm(Option<String>),
+}
+
 /// What is needed to take a container down.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Record {
     /// The container's name.
     pub(crate) name: String,
-    /// The runtime program.
-    pub(crate) runtime: PathBuf,
+    /// What it runs in.
+    #[serde(flatten)]
+    pub(crate) body: Body,
     /// Whether its snapshot stays.
     pub(crate) keep: bool,
     boot: String,
@@ -51,7 +63,7 @@ impl<'h> Container<'h> {
         host: &'h Host,
         name: Option<&str>,
         image: &str,
-        runtime: &Runtime,
+        body: &Body,
         keep: bool,
     ) -> Result<Self> {
         let containers = containers(host);
@@ -61,7 +73,7 @@ impl<'h> Container<'h> {
         let name = name.map_or_else(|| made_up_name(image), |name| Ok(name.to_owned()))?;
         let record = Record {
             name: name.clone(),
-            runtime: runtime.program().to_owned(),
+            body: body.clone(),
             keep,
             boot: sys::process::boot_id()?,
             process: Process::current()?.to_string(),
@@ -121,10 +133,12 @@ impl<'h> Container<'h> {
     pub(crate) fn take_down(&self) -> Result<()> {
         let name = self.name();
         let doing = |what: &str| format!("cannot {what} container {name}");
-        Runtime::new(self.record.runtime.clone(), self.host.run())
-            .delete(&self.id())
-            .with_context(|| doing("end"))?;
-        sweep_cgroup(self.host.run(), name);
+        if let Body::Runtime(runtime) = &self.record.body {
+            Runtime::new(runtime.clone(), self.host.run())
+                .delete(&self.id())
+                .with_context(|| doing("end"))?;
+            sweep_cgroup(self.host.run(), name);
+        }
         if self.host.has_journal() {
             let registry = self.host.registry()?;
             registry.unmount(&self.rootfs()).with_context(|| doing("unmount"))?;
@@ -134,7 +148,9 @@ impl<'h> Container<'h> {
             Ok(store) => {
                 let key = self.key();
                 let result = match self.record.keep {
-                    true => Host::disown(&store, key.as_bytes()),
+                    true => self
+                        .settle_scratch(&store)
+                        .and_then(|()| Host::disown(&store, key.as_bytes())),
                     false => store.remove(key.as_bytes()),
                 };
                 match result {
@@ -149,6 +165,26 @@ impl<'h> Container<'h> {
             Err(error) => return Err(error),
         }
         remove_bundle(&self.directory).with_context(|| doing("remove the files of"))
+    }
+
+    /// A guest keeps what its container writes in a directory with the container's name; on this host it is found at
+    /// the scratch's top.
+    fn settle_scratch(&self, store: &StoreHandle) -> Result<()> {
+        if !matches!(self.record.body, Body::Vm(_)) {
+            return Ok(());
+        }
+        let chain = store.chain(self.key().as_bytes())?;
+        if !matches!(chain.scratch, Some(store::ScratchPaths::Image { .. })) {
+            return Ok(());
+        }
+        let registry = self.host.registry()?;
+        let holder = self.holder();
+        let dirs = registry.hold_scratch(&chain, &holder)?;
+        let moved = guest_upper_to_top(&dirs.upper, self.name());
+        let let_go = registry.let_go(&holder);
+        moved.with_context(|| format!("cannot find what container {} wrote", self.name()))?;
+        let_go?;
+        Ok(())
     }
 
     /// Whether the record may go although the store cannot be written: a snapshot that is not to stay is removed, as
@@ -221,6 +257,26 @@ pub(crate) fn settle(host: &Host) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Moves `scratch/<name>/upper` of a mounted scratch to `upper`, which is empty. The guest may have written anything:
+/// nothing of it is followed.
+fn guest_upper_to_top(upper: &Path, name: &str) -> io::Result<()> {
+    use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2, renameat};
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let top = upper.parent().unwrap_or(upper);
+    let top = rustix::fs::openat(CWD, top, flags, Mode::empty())?;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    let theirs = match openat2(&top, format!("scratch/{name}"), flags, Mode::empty(), resolve) {
+        // It never ran, or this was done before.
+        Err(rustix::io::Errno::NOENT) => return Ok(()),
+        other => other?,
+    };
+    let Some(ours) = upper.file_name() else { return Ok(()) };
+    match renameat(&theirs, "upper", &top, ours) {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The name of a container's control group in every hierarchy. It is one level deep, so that nothing of it stays, and
@@ -311,6 +367,37 @@ mod tests {
             assert!(name.starts_with(begin), "{name}");
             assert_eq!(name.len(), begin.len() + 6);
         }
+    }
+
+    #[test]
+    fn what_a_guest_wrote_goes_to_the_top() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = dir.path();
+        fs::create_dir(top.join("fs")).unwrap();
+        guest_upper_to_top(&top.join("fs"), "box").unwrap();
+        fs::create_dir_all(top.join("scratch/box/upper/etc")).unwrap();
+        guest_upper_to_top(&top.join("fs"), "box").unwrap();
+        assert!(top.join("fs/etc").is_dir() && !top.join("scratch/box/upper").exists());
+        guest_upper_to_top(&top.join("fs"), "box").unwrap();
+        // What was kept once is not replaced by another.
+        fs::create_dir_all(top.join("scratch/box/upper")).unwrap();
+        assert!(guest_upper_to_top(&top.join("fs"), "box").is_err());
+        // Links of the guest lead nowhere.
+        let outside = tempfile::tempdir().unwrap();
+        fs::create_dir_all(outside.path().join("upper")).unwrap();
+        fs::remove_dir_all(top.join("scratch/box")).unwrap();
+        std::os::unix::fs::symlink(outside.path(), top.join("scratch/box")).unwrap();
+        assert!(guest_upper_to_top(&top.join("fs"), "box").is_err());
+        assert!(outside.path().join("upper").exists());
+    }
+
+    #[test]
+    fn a_record_of_an_earlier_version_is_read() {
+        let text =
+            r#"{"name":"a","runtime":"/usr/sbin/runc","keep":false,"boot":"b","process":"p"}"#;
+        let record: Record = serde_json::from_str(text).unwrap();
+        assert_eq!(record.body, Body::Runtime("/usr/sbin/runc".into()));
+        assert_eq!(serde_json::to_string(&record).unwrap().matches("runtime").count(), 1);
     }
 
     #[test]

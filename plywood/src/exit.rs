@@ -32,6 +32,24 @@ pub(crate) enum Exit {
     NoSpace = 9,
 }
 
+impl Exit {
+    /// The code's meaning; what is none of ours is a plain failure.
+    pub(crate) fn from_code(code: u8) -> Self {
+        const ALL: [Exit; 9] = [
+            Exit::Failed,
+            Exit::Usage,
+            Exit::SetUp,
+            Exit::NotFound,
+            Exit::Exists,
+            Exit::Corrupt,
+            Exit::NotPermitted,
+            Exit::NotSupported,
+            Exit::NoSpace,
+        ];
+        ALL.into_iter().find(|exit| *exit as u8 == code).unwrap_or(Self::Failed)
+    }
+}
+
 /// An error of the command line itself: its exit code, a message, the way out, and the cause.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -87,7 +105,7 @@ pub(crate) fn code(error: &anyhow::Error) -> Exit {
 }
 
 /// The hints of an error: the ones that were attached, and the ones that follow from its kind.
-fn hints(error: &anyhow::Error) -> Vec<String> {
+pub(crate) fn hints(error: &anyhow::Error) -> Vec<String> {
     let mut hints: Vec<String> = error
         .chain()
         .filter_map(|cause| cause.downcast_ref::<Failure>())
@@ -168,8 +186,8 @@ fn is_about_input(cause: &(dyn Error + 'static)) -> bool {
     cause.source().is_some_and(|source| matches!(CauseKind::of(source), CauseKind::Layer(_)))
 }
 
-/// Prints `plywood: error: …: cause` and `hint: …` lines to standard error.
-pub(crate) fn report(error: &anyhow::Error) {
+/// An error and its causes in one line: `…: cause`.
+pub(crate) fn chain(error: &anyhow::Error) -> String {
     let mut text = String::new();
     let mut last = String::new();
     for cause in error.chain() {
@@ -184,7 +202,15 @@ pub(crate) fn report(error: &anyhow::Error) {
         text.push_str(&message);
         last = message;
     }
-    eprintln!("plywood: error: {}", escape::message(&text));
+    text
+}
+
+/// Prints `plywood: error: …: cause` and `hint: …` lines to standard error.
+pub(crate) fn report(error: &anyhow::Error) {
+    let text = chain(error);
+    // A guest's console, where one is quoted, keeps its lines.
+    let lines: Vec<String> = text.split('\n').map(escape::message).collect();
+    eprintln!("plywood: error: {}", lines.join("\n"));
     for hint in hints(error) {
         eprintln!("hint: {}", escape::message(&hint));
     }
@@ -207,6 +233,12 @@ fn code_of(cause: &(dyn Error + 'static)) -> Option<Exit> {
     }
     if let Some(error) = cause.downcast_ref::<cimfs::Error>() {
         return cim_code(error.kind());
+    }
+    if let Some(error) = cause.downcast_ref::<uvm::Error>() {
+        return vm_code(error.kind());
+    }
+    if let Some(error) = cause.downcast_ref::<container::Error>() {
+        return container_code(error.kind());
     }
     match CauseKind::of(cause) {
         // What makes no sense is an argument, unless it came out of a layer: then that says so itself.
@@ -255,6 +287,37 @@ fn cim_code(kind: cimfs::ErrorKind) -> Option<Exit> {
         ErrorKind::Invalid => Some(Exit::Usage),
         ErrorKind::NotFound => Some(Exit::NotFound),
         ErrorKind::Exists => Some(Exit::Exists),
+        _ => None,
+    }
+}
+
+fn vm_code(kind: uvm::ErrorKind) -> Option<Exit> {
+    use uvm::ErrorKind;
+    match kind {
+        ErrorKind::NoAvailableLocation => Some(Exit::NoSpace),
+        ErrorKind::NotAttached | ErrorKind::NotFound => Some(Exit::NotFound),
+        ErrorKind::AlreadyExists | ErrorKind::AlreadyReleased | ErrorKind::Busy => {
+            Some(Exit::Exists)
+        }
+        ErrorKind::TooLarge | ErrorKind::Unsupported => Some(Exit::NotSupported),
+        ErrorKind::Invalid => Some(Exit::Usage),
+        ErrorKind::Corrupt => Some(Exit::Corrupt),
+        ErrorKind::ToolMissing => Some(Exit::SetUp),
+        ErrorKind::NotPermitted => Some(Exit::NotPermitted),
+        ErrorKind::NoSpace => Some(Exit::NoSpace),
+        _ => None,
+    }
+}
+
+fn container_code(kind: container::ErrorKind) -> Option<Exit> {
+    use container::ErrorKind;
+    match kind {
+        ErrorKind::FailedPrecondition => Some(Exit::Exists),
+        ErrorKind::Invalid => Some(Exit::Usage),
+        ErrorKind::NotFound => Some(Exit::NotFound),
+        ErrorKind::NotSupported => Some(Exit::NotSupported),
+        ErrorKind::Corrupt => Some(Exit::Corrupt),
+        ErrorKind::NoLocation => Some(Exit::NoSpace),
         _ => None,
     }
 }

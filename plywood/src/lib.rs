@@ -16,6 +16,7 @@ mod output_file;
 mod places;
 mod store_handle;
 mod verb;
+mod vm;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -82,9 +83,10 @@ fn dispatch(session: &mut Session, verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Mount(args) => verb::mount::mount(session, &args)?,
         Verb::Umount(args) => verb::mount::umount(session, &args)?,
         Verb::Run(args) => return verb::run::run(session, &args),
+        Verb::Vm(verb) => verb::vm::vm(session, &verb)?,
         Verb::Gc(args) => verb::house::gc(session, &args)?,
         Verb::Fsck(args) => return verb::house::fsck(session, &args),
-        Verb::Doctor(_) => return verb::doctor::doctor(session),
+        Verb::Doctor(args) => return verb::doctor::doctor(session, &args),
         Verb::Serve(args) => verb::serve::serve(session, &args)?,
         Verb::Config(verb) => verb::serve::config(session, &verb)?,
         Verb::ContainerdConfig(args) => verb::containerd_config::containerd_config(session, &args)?,

@@ -15,3 +15,4 @@ pub(crate) mod serve;
 pub(crate) mod snapshot;
 mod unpack_target;
 pub(crate) mod version;
+pub(crate) mod vm;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::parse_size;
+use super::{VmArgs, parse_size};
 
 /// `run`
 #[derive(Debug, Args)]
@@ -20,7 +20,8 @@ Examples:
   plywood run -t debian:12 -- bash
   plywood run --mount type=bind,source=/srv/data,target=/data,ro debian:12 -- ls /data
   plywood run --keep --name build --scratch-size 2G debian:12 -- apt-get update
-  plywood snapshot diff container/build         what that run changed")]
+  plywood snapshot diff container/build         what that run changed
+  plywood run --isolation vm debian:12 -- uname -r     in a virtual machine, with its own kernel")]
 pub(crate) struct RunArgs {
     /// The image's reference.
     #[arg(value_name = "REF")]
@@ -76,6 +77,20 @@ pub(crate) struct RunArgs {
     /// Seconds from the stop signal to the kill.
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub(crate) stop_timeout: u32,
+    /// `process`: namespaces of this host's kernel; `vm`: a virtual machine with a kernel of its own.
+    #[arg(long, value_enum, default_value_t = Isolation::Process, value_name = "ISOLATION")]
+    pub(crate) isolation: Isolation,
+    #[command(flatten)]
+    pub(crate) vm: VmArgs,
+}
+
+/// What keeps a container apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Isolation {
+    /// Namespaces of the host's kernel.
+    Process,
+    /// A virtual machine.
+    Vm,
 }
 
 /// The container's network.

@@ -1,6 +1,7 @@
 //! `plywood doctor`: what this host can do, and what follows from it.
 
 mod cim;
+mod vm;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -11,6 +12,7 @@ use sys::{Features, Probe};
 
 use super::run::try_all;
 use crate::Session;
+use crate::cli::DoctorArgs;
 use crate::exit::Exit;
 use crate::host::Host;
 
@@ -44,7 +46,7 @@ struct Check {
     consequence: String,
 }
 
-pub(crate) fn doctor(session: &mut Session) -> Result<ExitCode> {
+pub(crate) fn doctor(session: &mut Session, args: &DoctorArgs) -> Result<ExitCode> {
     let mut checks = vec![user()];
     match Features::probe(&directory(&session.host)) {
         Ok(features) => checks.extend(kernel(&features)),
@@ -58,6 +60,7 @@ pub(crate) fn doctor(session: &mut Session) -> Result<ExitCode> {
     checks.extend(cim::checks(&directory(&session.host)));
     checks.extend(runtimes(&session.host));
     checks.push(mkfs());
+    checks.extend(vm::checks(args, &session.host));
     for check in &checks {
         if session.output.is_json() {
             session.output.json(&json!({

@@ -1,9 +1,12 @@
 //! `plywood run`: an image's snapshot, its root filesystem, and an OCI runtime on them.
 
 mod config;
+mod in_vm;
+mod layer_files;
 mod runtime;
 mod signals;
 mod user;
+mod vm_signals;
 
 use std::fs::File;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -19,8 +22,8 @@ use rustix::process::{Resource, getrlimit};
 use store::{ImageRecord, Scratch};
 
 use crate::Session;
-use crate::cli::RunArgs;
-use crate::container::{self, Container};
+use crate::cli::{Isolation, RunArgs};
+use crate::container::{self, Body, Container};
 use crate::escape;
 use crate::exit::{Exit, Failure};
 use crate::host::{Host, require_root};
@@ -28,9 +31,13 @@ use config::{Execute, ImageConfig, Place};
 use signals::Forwarder;
 use user::User;
 
-pub(crate) use runtime::{Runtime, private_directory, sweep_trials, try_all};
+pub(crate) use runtime::{Runtime, exit_of, private_directory, sweep_trials, try_all};
 
 pub(crate) fn run(session: &mut Session, args: &RunArgs) -> Result<ExitCode> {
+    if args.isolation == Isolation::Vm {
+        return in_vm::run(session, args);
+    }
+    args.vm.refuse()?;
     require_root("running a container")?;
     if args.tty && !signals::has_terminal() {
         anyhow::bail!(
@@ -47,8 +54,9 @@ pub(crate) fn run(session: &mut Session, args: &RunArgs) -> Result<ExitCode> {
     let execute = Execute::new(&image_config, args)?;
     config::check_sources(&args.mounts)?;
     let runtime = Runtime::find(args.runtime.as_deref(), host.run())?;
+    let body = Body::Runtime(runtime.program().to_owned());
     let container =
-        Container::register(host, args.name.as_deref(), &image.reference, &runtime, args.keep)?;
+        Container::register(host, args.name.as_deref(), &image.reference, &body, args.keep)?;
     let outcome =
         Running { host, args, container: &container, runtime: &runtime, signals: &signals }
             .through(&image, &execute);

@@ -199,7 +199,7 @@ fn complaint(log: &Path) -> Option<String> {
 }
 
 /// What a runtime's complaint means for the exit code.
-fn exit_of(complaint: &str) -> Exit {
+pub(crate) fn exit_of(complaint: &str) -> Exit {
     let complaint = complaint.to_lowercase();
     match complaint {
         text if text.contains("no such file") || text.contains("not found") => Exit::NotFound,

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use crate::exit::{Exit, Failure};
 
 /// A database larger than this is not read: real ones have kilobytes.
-const LARGEST_DATABASE: u64 = 16 << 20;
+pub(super) const LARGEST_DATABASE: u64 = 16 << 20;
 
 /// The ids a process runs with, and its home directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +27,12 @@ impl User {
     pub(super) fn resolve(root: BorrowedFd<'_>, text: &str) -> Result<Self> {
         let passwd = read_database(root, "etc/passwd")?;
         let group = read_database(root, "etc/group")?;
-        resolve_in(text, &passwd, &group)
+        Self::resolve_in(text, &passwd, &group)
+    }
+
+    /// The same, with the texts of the user database.
+    pub(super) fn resolve_in(text: &str, passwd: &str, group: &str) -> Result<Self> {
+        resolve_in(text, passwd, group)
     }
 }
 

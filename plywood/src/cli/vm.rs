@@ -1,0 +1,216 @@
+//! `plywood vm`, and what of a virtual machine `plywood run` takes.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::parse_size;
+use crate::exit::{Exit, Failure};
+
+/// Options of `run` that are about a virtual machine.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Options for --isolation vm")]
+pub(crate) struct VmArgs {
+    /// Run in the virtual machine of this name, which another `plywood run` owns [default: one of its own].
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["kit", "accel", "memory", "cpus"])]
+    pub(crate) vm: Option<String>,
+    /// Directory with the kernel and the initramfs to boot [default: $PLYWOOD_VM_KIT or /usr/lib/plywood/vm].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) kit: Option<PathBuf>,
+    /// How the virtual machine's instructions run; kvm only where `plywood doctor --probe-kvm` says that it works.
+    #[arg(long, value_enum, default_value_t = Accel::Tcg, value_name = "ACCEL")]
+    pub(crate) accel: Accel,
+    /// The virtual machine's memory.
+    #[arg(long = "vm-memory", id = "memory", value_name = "SIZE", default_value = "1G", value_parser = parse_memory)]
+    pub(crate) memory: u64,
+    /// The virtual machine's processors.
+    #[arg(long = "vm-cpus", id = "cpus", value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) cpus: u32,
+}
+
+impl VmArgs {
+    /// A container without a virtual machine has no use for these.
+    pub(crate) fn refuse(&self) -> Result<(), Failure> {
+        match self.vm.is_some() || self.kit.is_some() {
+            true => Err(Failure::new(
+                Exit::Usage,
+                "--vm and --kit are for containers in a virtual machine",
+            )
+            .hint("add --isolation vm")),
+            false => Ok(()),
+        }
+    }
+}
+
+/// How a virtual machine's instructions run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Accel {
+    /// Translated by QEMU: slow, and works everywhere.
+    Tcg,
+    /// By the host's processor, through KVM.
+    Kvm,
+}
+
+impl Accel {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Tcg => "tcg",
+            Self::Kvm => "kvm",
+        }
+    }
+}
+
+fn parse_memory(text: &str) -> Result<u64, String> {
+    const MIB: u64 = 1 << 20;
+    match parse_size(text)? {
+        size if size < 256 * MIB => Err("at least 256M".to_owned()),
+        size if !size.is_multiple_of(MIB) => Err("whole MiB".to_owned()),
+        size => Ok(size),
+    }
+}
+
+/// `vm`
+#[derive(Debug, Subcommand)]
+#[command(after_long_help = "\
+A virtual machine is booted by `plywood run --isolation vm` and ends with it.
+
+Examples:
+  plywood run --isolation vm --name box debian:12 -- sleep 600 &
+  plywood vm ls
+  plywood run --isolation vm --vm box debian:12 -- ls /      a second container in it
+  plywood vm slots box
+  plywood vm console box")]
+pub(crate) enum VmVerb {
+    /// List the virtual machines that run.
+    Ls(VmListArgs),
+    /// Show one: its size, its owner, the containers in it.
+    Inspect(VmInspectArgs),
+    /// Show what is attached to one: disks, shares, root filesystems.
+    Slots(VmSlotsArgs),
+    /// Print the log of its console.
+    Console(VmConsoleArgs),
+    /// Attach a disk to it until it is detached or the machine ends.
+    Attach(VmAttachArgs),
+    /// Detach a disk that was attached so.
+    Detach(VmDetachArgs),
+    /// End its containers, and with them the machine.
+    Stop(VmStopArgs),
+}
+
+/// `vm ls`
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  plywood vm ls
+  plywood --format json vm ls | jq -r .name")]
+pub(crate) struct VmListArgs {}
+
+/// `vm inspect`
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  plywood vm inspect box
+  plywood --format json vm inspect box | jq .containers")]
+pub(crate) struct VmInspectArgs {
+    /// The name of the container that it was booted for.
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+}
+
+/// `vm slots`
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  plywood vm slots box
+  plywood --format json vm slots box | jq -r 'select(.kind == \"scsi\") | .place'")]
+pub(crate) struct VmSlotsArgs {
+    /// The name of the container that it was booted for.
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+}
+
+/// `vm console`
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  plywood vm console box
+  plywood vm console --follow box")]
+pub(crate) struct VmConsoleArgs {
+    /// The name of the container that it was booted for.
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// Go on as it grows, until the machine ends.
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+}
+
+/// `vm attach`
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  plywood vm attach box data.img
+  plywood vm attach --read-only --mount box layer.erofs
+  plywood vm attach --format --mount=/run/data box empty.img")]
+pub(crate) struct VmAttachArgs {
+    /// The name of the container that it was booted for.
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// A disk image (raw, VHD, VHDX), or with --pass-through a block device.
+    #[arg(value_name = "DISK")]
+    pub(crate) path: PathBuf,
+    /// Nothing can be written to it.
+    #[arg(long)]
+    pub(crate) read_only: bool,
+    /// Hand a block device of this host through.
+    #[arg(long)]
+    pub(crate) pass_through: bool,
+    /// Mount it in the guest, at a directory of the guest's choice if none is given.
+    #[arg(long, value_name = "DIR", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub(crate) mount: Option<String>,
+    /// Make an ext4 file system on it if it has none.
+    #[arg(long, requires = "mount", conflicts_with = "read_only")]
+    pub(crate) format: bool,
+}
+
+/// `vm detach`
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  plywood vm detach box 0:3
+  plywood vm detach box data.img")]
+pub(crate) struct VmDetachArgs {
+    /// The name of the container that it was booted for.
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// The disk's slot, its file, or its directory in the guest.
+    #[arg(value_name = "DISK")]
+    pub(crate) disk: String,
+}
+
+/// `vm stop`
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  plywood vm stop box
+  plywood vm stop --time 0 box")]
+pub(crate) struct VmStopArgs {
+    /// The name of the container that it was booted for.
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// Seconds that its containers have to end before they are killed.
+    #[arg(short, long, value_name = "SECONDS", default_value_t = 10)]
+    pub(crate) time: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory() {
+        assert_eq!(parse_memory("1G"), Ok(1 << 30));
+        assert!(parse_memory("64M").is_err());
+        assert!(parse_memory("268435457").is_err());
+        assert!(parse_memory("lots").is_err());
+    }
+}
