@@ -33,6 +33,8 @@ mod residency;
 #[cfg(target_os = "linux")]
 mod terminal;
 #[cfg(target_os = "linux")]
+mod umask;
+#[cfg(target_os = "linux")]
 mod unmount;
 #[cfg(target_os = "linux")]
 mod user_namespace;
@@ -75,6 +77,8 @@ pub use mountinfo::{MountEntry, MountTable};
 pub use residency::{Residency, page_residency};
 #[cfg(target_os = "linux")]
 pub use terminal::{lead_session, open_terminal, receive_descriptor, set_window_size};
+#[cfg(target_os = "linux")]
+pub use umask::thread_without_umask;
 #[cfg(target_os = "linux")]
 pub use unmount::{unmount, unmount_lazily};
 #[cfg(target_os = "linux")]

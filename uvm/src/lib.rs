@@ -24,6 +24,7 @@ mod error;
 mod journal;
 pub mod kit;
 mod machine;
+#[cfg(target_os = "linux")]
 pub mod plan9;
 pub mod qemu;
 pub mod recording;

@@ -1,0 +1,231 @@
+//! A connection: its stream, and the threads that answer what comes by it.
+//!
+//! One thread at a time reads. It answers quick requests itself and then reads on, so that a client that asks one thing
+//! after another is served by one thread without any waking; before anything that may take long it hands the
+//! reading to another thread.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::Scope;
+
+use super::message::HEADER;
+use super::session::{Answer, Session, header};
+
+/// Bytes that are read before a message's length is known. Most messages are shorter.
+const FIRST_READ: usize = 4096;
+
+struct Inbound<R> {
+    reader: R,
+    /// Bytes of the next message that came with the one before.
+    surplus: Vec<u8>,
+    ended: bool,
+}
+
+struct Connection<'a, R, W> {
+    session: &'a Session,
+    inbound: Mutex<Inbound<R>>,
+    writer: Mutex<W>,
+    /// Requests being answered: the tag, and whether it is a flush.
+    at_work: Mutex<Vec<(u16, bool)>>,
+    done: Condvar,
+    threads: usize,
+    working: AtomicUsize,
+    waiting: AtomicUsize,
+    broken: AtomicBool,
+    failure: Mutex<Option<io::Error>>,
+}
+
+/// Serves until the stream ends. Returns why it did, unless the guest closed it.
+pub(super) fn serve<R: Read + Send, W: Write + Send>(
+    session: &Session,
+    reader: R,
+    writer: W,
+    threads: usize,
+) -> io::Result<()> {
+    let connection = Connection {
+        session,
+        inbound: Mutex::new(Inbound { reader, surplus: Vec::new(), ended: false }),
+        writer: Mutex::new(writer),
+        at_work: Mutex::new(Vec::new()),
+        done: Condvar::new(),
+        threads,
+        working: AtomicUsize::new(1),
+        waiting: AtomicUsize::new(0),
+        broken: AtomicBool::new(false),
+        failure: Mutex::new(None),
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| connection.work(scope));
+    });
+    session.end();
+    match connection.failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}
+
+impl<R: Read + Send, W: Write + Send> Connection<'_, R, W> {
+    fn work<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
+        if let Err(error) = sys::thread_without_umask() {
+            return self.fail(io::Error::other(error));
+        }
+        let mut bytes = Vec::new();
+        let mut answer = Answer::default();
+        let mut leading = None;
+        loop {
+            let mut inbound = leading.take().unwrap_or_else(|| self.lead());
+            if inbound.ended || self.broken.load(Ordering::Relaxed) {
+                return;
+            }
+            let (kind, tag, length) = match inbound.next(&mut bytes, self.session.msize()) {
+                Ok(Some(message)) => message,
+                Ok(None) => {
+                    inbound.ended = true;
+                    return;
+                }
+                Err(error) => {
+                    inbound.ended = true;
+                    return self.fail(error);
+                }
+            };
+            self.begin(kind, tag);
+            if is_quick(kind) {
+                leading = Some(inbound);
+            } else {
+                drop(inbound);
+                self.have_a_reader(scope);
+            }
+            let body = &bytes[HEADER..length];
+            if kind == FLUSH {
+                self.await_end(body);
+            }
+            self.session.answer(kind, tag, body, &mut answer);
+            let written = self.write(&answer);
+            self.end(tag);
+            if let Err(error) = written {
+                return self.fail(error);
+            }
+        }
+    }
+
+    fn lead(&self) -> MutexGuard<'_, Inbound<R>> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let inbound = self.inbound.lock().unwrap_or_else(PoisonError::into_inner);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        inbound
+    }
+
+    /// Makes sure that somebody reads on while this thread works, if there may be another thread.
+    fn have_a_reader<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            return;
+        }
+        let more = |working| (working < self.threads).then_some(working + 1);
+        if self.working.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok() {
+            let started = std::thread::Builder::new()
+                .name("plan9".to_owned())
+                .spawn_scoped(scope, move || self.work(scope));
+            if started.is_err() {
+                self.working.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn write(&self, answer: &Answer) -> io::Result<()> {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut message, mut payload) = (&answer.message[..], answer.payload());
+        while !message.is_empty() || !payload.is_empty() {
+            let written =
+                match writer.write_vectored(&[IoSlice::new(message), IoSlice::new(payload)]) {
+                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                    Ok(written) => written,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(error) => return Err(error),
+                };
+            let of_message = written.min(message.len());
+            message = &message[of_message..];
+            payload = &payload[written - of_message..];
+        }
+        writer.flush()
+    }
+
+    fn at_work(&self) -> MutexGuard<'_, Vec<(u16, bool)>> {
+        self.at_work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self, kind: u8, tag: u16) {
+        self.at_work().push((tag, kind == FLUSH));
+    }
+
+    fn end(&self, tag: u16) {
+        let mut at_work = self.at_work();
+        if let Some(place) = at_work.iter().position(|&(other, _)| other == tag) {
+            at_work.swap_remove(place);
+        }
+        self.done.notify_all();
+    }
+
+    /// A flush is answered after the request that it means. It does not wait for another flush: two could
+    /// wait for each other.
+    fn await_end(&self, body: &[u8]) {
+        let Ok(flushed) = body.try_into().map(u16::from_le_bytes) else { return };
+        let mut at_work = self.at_work();
+        while at_work.contains(&(flushed, false)) {
+            at_work = self.done.wait(at_work).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn fail(&self, error: io::Error) {
+        self.broken.store(true, Ordering::Relaxed);
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
+}
+
+/// `Tflush`
+const FLUSH: u8 = 108;
+
+/// Whether a request of this type is answered before the next one is read: all that neither moves data nor waits for a
+/// disk as a rule.
+fn is_quick(kind: u8) -> bool {
+    // statfs, readlink, getattr, xattrwalk, lock, getlock, version, attach, walk, clunk; and lopen.
+    matches!(kind, 8 | 12 | 22 | 24 | 30 | 52 | 54 | 100 | 104 | 110 | 120)
+}
+
+impl<R: Read> Inbound<R> {
+    /// Reads a message to the beginning of `bytes`: its type, tag and length. Nothing at the stream's end.
+    fn next(&mut self, bytes: &mut Vec<u8>, msize: u32) -> io::Result<Option<(u8, u16, usize)>> {
+        if bytes.len() < FIRST_READ {
+            bytes.resize(FIRST_READ, 0);
+        }
+        let mut have = self.surplus.len();
+        bytes[..have].copy_from_slice(&self.surplus);
+        self.surplus.clear();
+        while have < HEADER {
+            match self.reader.read(&mut bytes[have..FIRST_READ]) {
+                Ok(0) if have == 0 => return Ok(None),
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) => have += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let mut head = [0; HEADER];
+        head.copy_from_slice(&bytes[..HEADER]);
+        let (length, kind, tag) = header(&head);
+        if length < 7 || length > msize {
+            let text = format!("a message of {length} bytes where at most {msize} are agreed on");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        let length = length as usize;
+        if have >= length {
+            self.surplus.extend_from_slice(&bytes[length..have]);
+        } else {
+            if bytes.len() < length {
+                bytes.resize(length, 0);
+            }
+            self.reader.read_exact(&mut bytes[have..length])?;
+        }
+        Ok(Some((kind, tag, length)))
+    }
+}
