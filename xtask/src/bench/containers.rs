@@ -32,24 +32,10 @@ pub(super) fn rows_1_7(bench: &Bench) -> Result<Vec<Row>> {
 /// Rows under the other one; that of its own EROFS snapshotter too.
 pub(super) fn rows_2_1(bench: &Bench) -> Result<Vec<Row>> {
     let measured = enter(bench, Inside::V2_1)?;
-    let (start, remove) = (measured.series("start")?, measured.series("remove")?);
-    let slower = start[0].median() / start[1].median();
+    let remove = measured.series("remove")?;
     let (took, alone) = (remove[0].median(), remove[remove.len() - 1].median());
     Ok(vec![
         unpack("unpack-2.1", "2.1", &measured)?,
-        Row {
-            id: "start",
-            same_work: true,
-            title: "From `ctr run` to a container's first output, containerd 2.1".to_owned(),
-            unit: "ms",
-            series: start,
-            bar: "not slower than overlayfs",
-            verdict: Some((slower <= 1.0, format!("{slower:.2} × overlayfs's time"))),
-            note: format!(
-                "`/bin/echo` in the image of three layers, runc; the median of {STARTS} starts is a run's value. Most of it is \
-                 ctr, containerd's shim and runc, which are the same for all."
-            ),
-        },
         Row {
             id: "remove",
             same_work: true,
@@ -67,6 +53,25 @@ pub(super) fn rows_2_1(bench: &Bench) -> Result<Vec<Row>> {
                 .to_owned(),
         },
     ])
+}
+
+/// Starting containers, both snapshotters in one containerd.
+pub(super) fn start(bench: &Bench) -> Result<Row> {
+    let start = enter(bench, Inside::Starts)?.series("start")?;
+    let slower = start[0].median() / start[1].median();
+    Ok(Row {
+        id: "start",
+        same_work: true,
+        title: "From `ctr run` to a container's first output, containerd 2.1".to_owned(),
+        unit: "ms",
+        series: start,
+        bar: "not slower than overlayfs",
+        verdict: Some((slower <= 1.0, format!("{slower:.2} × overlayfs's time"))),
+        note: format!(
+            "`/bin/echo` in the image of three layers, runc; the median of {STARTS} starts is a run's value, and both \
+             take turns in one containerd. Most of it is ctr, containerd's shim and runc, which are the same for both."
+        ),
+    })
 }
 
 fn unpack(id: &'static str, version: &str, measured: &Measured) -> Result<Row> {
@@ -96,7 +101,7 @@ fn unpack(id: &'static str, version: &str, measured: &Measured) -> Result<Row> {
     })
 }
 
-/// Which snapshotter unpacks and starts.
+/// Which snapshotter is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Snapshotter {
     Plywood,
@@ -112,12 +117,21 @@ impl Snapshotter {
             Self::Erofs => "erofs",
         }
     }
+
+    /// What is yet to be measured of it.
+    fn series(self) -> Series {
+        let name = match self {
+            Self::Plywood => "plywood's snapshotter and differ",
+            Self::Overlayfs => "overlayfs",
+            Self::Erofs => "containerd's EROFS snapshotter and differ",
+        };
+        Series { name: name.to_owned(), values: Vec::new() }
+    }
 }
 
 /// What one run of one contender gives.
 struct Times {
     unpack: f64,
-    start: f64,
     remove: f64,
     /// Removal of the same image where no snapshotter has anything of it.
     remove_blobs: Option<f64>,
@@ -132,27 +146,18 @@ pub(super) fn measure(bench: &Bench, version: Version) -> Result<Vec<(&'static s
     if version == Version::V2_1 {
         snapshotters.push(Snapshotter::Erofs);
     }
-    let of = |snapshotter: &Snapshotter| Series {
-        name: match snapshotter {
-            Snapshotter::Plywood => "plywood's snapshotter and differ".to_owned(),
-            Snapshotter::Overlayfs => "overlayfs".to_owned(),
-            Snapshotter::Erofs => "containerd's EROFS snapshotter and differ".to_owned(),
-        },
-        values: Vec::new(),
-    };
-    let starts: RefCell<Vec<Series>> = RefCell::new(snapshotters.iter().map(of).collect());
-    let removals = RefCell::new(starts.borrow().clone());
+    let removals: RefCell<Vec<Series>> =
+        RefCell::new(snapshotters.iter().map(|one| one.series()).collect());
     let alone = "containerd alone: never unpacked".to_owned();
     let blobs = RefCell::new(Series { name: alone, values: Vec::new() });
     let contenders = snapshotters
         .iter()
         .enumerate()
         .map(|(index, snapshotter)| {
-            let (root, starts, removals, blobs) = (&root, &starts, &removals, &blobs);
-            Contender::new(of(snapshotter).name, move || {
+            let (root, removals, blobs) = (&root, &removals, &blobs);
+            Contender::new(snapshotter.series().name, move || {
                 let times = once(bench, root, version, *snapshotter)?;
-                println!("       start {:.1} ms, remove {:.3} s", times.start, times.remove);
-                starts.borrow_mut()[index].values.push(times.start);
+                println!("       remove {:.3} s", times.remove);
                 removals.borrow_mut()[index].values.push(times.remove);
                 blobs.borrow_mut().values.extend(times.remove_blobs);
                 Ok(times.unpack)
@@ -162,20 +167,54 @@ pub(super) fn measure(bench: &Bench, version: Version) -> Result<Vec<(&'static s
     let unpack = take_turns(bench.runs, contenders)?;
     let mut removals = removals.into_inner();
     removals.push(blobs.into_inner());
-    Ok(vec![("unpack", unpack), ("start", starts.into_inner()), ("remove", removals)])
+    Ok(vec![("unpack", unpack), ("remove", removals)])
+}
+
+/// Inside: both snapshotters in one containerd, a start of the one after a start of the other.
+pub(super) fn measure_starts(bench: &Bench) -> Result<Vec<(&'static str, Vec<Series>)>> {
+    let root = Root::prepared(Version::V2_1)?;
+    root.enter(&bench.work)?;
+    let round = Round::new()?;
+    let daemon = Plywood::start(&bench.plywood, &round.directory.join("plywood"), &round.socket())?;
+    let plugins = daemon.containerd_config(Version::V2_1)?;
+    let containerd = Containerd::start(&root, &round.directory.join("containerd"), &plugins)?;
+    import(&containerd, &bench.data.three_layers)?;
+    let snapshotters = [Snapshotter::Plywood, Snapshotter::Overlayfs];
+    for snapshotter in snapshotters {
+        unpack_image(&containerd, snapshotter.name(), &round)?;
+    }
+    let mut starts = snapshotters.map(Snapshotter::series);
+    for run in 0..bench.runs {
+        let mut taken = snapshotters.map(Snapshotter::series);
+        for number in 0..=STARTS {
+            for turn in 0..snapshotters.len() {
+                let index = (number + turn) % snapshotters.len();
+                let mut start = containerd.ctr(&["run", "--rm", "--snapshotter"]);
+                start.args([snapshotters[index].name(), IMAGE]);
+                let took = first_output(start.args(["start", "/bin/echo", "started"]))?;
+                if number > 0 {
+                    taken[index].values.push(took);
+                }
+            }
+        }
+        for (all, taken) in starts.iter_mut().zip(taken) {
+            println!("  {:>2}/{} {:<40} {:.1}", run + 1, bench.runs, all.name, taken.median());
+            all.values.push(taken.median());
+        }
+    }
+    drop(containerd);
+    drop(daemon);
+    Ok(vec![("start", starts.into())])
 }
 
 fn once(bench: &Bench, root: &Root, version: Version, snapshotter: Snapshotter) -> Result<Times> {
-    let directory = Path::new(WORK).join("round");
-    empty(&directory)?;
-    let round = Round { directory };
-    let socket = round.directory.join("containerd/socket");
+    let round = Round::new()?;
     let mut plugins = String::new();
     let mut daemon = None;
     match snapshotter {
         Snapshotter::Plywood => {
-            let started =
-                Plywood::start(&bench.plywood, &round.directory.join("plywood"), &socket)?;
+            let home = round.directory.join("plywood");
+            let started = Plywood::start(&bench.plywood, &home, &round.socket())?;
             plugins = started.containerd_config(version)?;
             daemon = Some(started);
         }
@@ -200,13 +239,35 @@ fn measured(
     round: &Round,
 ) -> Result<Times> {
     // Blobs first, so that copying them is in nobody's time.
-    let import = || -> Result<()> {
-        let mut import = containerd.ctr(&["images", "import", "--no-unpack", "-"]);
-        import.stdin(File::open(archive)?).stdout(Stdio::null());
-        program::quietly(&mut import).map(drop)
+    import(containerd, archive)?;
+    let unpack = unpack_image(containerd, snapshotter, round)?;
+    let remove = || {
+        rustix::fs::sync();
+        silently(&mut containerd.ctr(&["images", "rm", "--sync", IMAGE]))
     };
-    import()?;
+    let removed = remove()?;
+    let mut list = containerd.ctr(&["snapshots", "--snapshotter", snapshotter]);
+    let left = program::output(list.arg("ls"))?;
+    ensure!(left.lines().count() == 1, "snapshots are left:\n{left}");
+    let remove_blobs = match snapshotter == Snapshotter::Plywood.name() {
+        true => {
+            import(containerd, archive)?;
+            Some(remove()?.as_secs_f64())
+        }
+        false => None,
+    };
+    Ok(Times { unpack, remove: removed.as_secs_f64(), remove_blobs })
+}
 
+/// Copies the blobs of an archive into the content store.
+fn import(containerd: &Containerd, archive: &Path) -> Result<()> {
+    let mut import = containerd.ctr(&["images", "import", "--no-unpack", "-"]);
+    import.stdin(File::open(archive)?).stdout(Stdio::null());
+    program::quietly(&mut import).map(drop)
+}
+
+/// Seconds of unpacking the image and making that durable.
+fn unpack_image(containerd: &Containerd, snapshotter: &str, round: &Round) -> Result<f64> {
     let target = round.directory.join("mounted");
     std::fs::create_dir_all(&target)?;
     let target = target.to_str().context("the directory is not UTF-8")?;
@@ -220,37 +281,7 @@ fn measured(
     let mut forget = containerd.ctr(&["snapshots", "--snapshotter", snapshotter]);
     silently(forget.args(["rm", target]))?;
     silently(&mut containerd.ctr(&["leases", "rm", target]))?;
-
-    let mut starts = Series { name: String::new(), values: Vec::new() };
-    for number in 0..=STARTS {
-        let took =
-            first_output(containerd.ctr(&["run", "--rm", "--snapshotter", snapshotter]).args([
-                IMAGE,
-                &format!("start-{number}"),
-                "/bin/echo",
-                "started",
-            ]))?;
-        if number > 0 {
-            starts.values.push(took);
-        }
-    }
-
-    let remove = || {
-        rustix::fs::sync();
-        silently(&mut containerd.ctr(&["images", "rm", "--sync", IMAGE]))
-    };
-    let removed = remove()?;
-    let mut list = containerd.ctr(&["snapshots", "--snapshotter", snapshotter]);
-    let left = program::output(list.arg("ls"))?;
-    ensure!(left.lines().count() == 1, "snapshots are left:\n{left}");
-    let remove_blobs = match snapshotter == Snapshotter::Plywood.name() {
-        true => {
-            import()?;
-            Some(remove()?.as_secs_f64())
-        }
-        false => None,
-    };
-    Ok(Times { unpack, start: starts.median(), remove: removed.as_secs_f64(), remove_blobs })
+    Ok(unpack)
 }
 
 /// Milliseconds until a command writes its first byte; it must end well.
@@ -278,6 +309,18 @@ fn first_output(command: &mut Command) -> Result<f64> {
 /// What a run leaves, taken away: mounts first.
 struct Round {
     directory: PathBuf,
+}
+
+impl Round {
+    fn new() -> Result<Self> {
+        let directory = Path::new(WORK).join("round");
+        empty(&directory)?;
+        Ok(Self { directory })
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.join("containerd/socket")
+    }
 }
 
 impl Drop for Round {

@@ -97,6 +97,7 @@ const ROWS: &[(&str, Measurement)] = &[
     ("daemon-memory", Several(calls::memory_row)),
     ("containerd-1.7", Several(containers::rows_1_7)),
     ("containerd-2.1", Several(containers::rows_2_1)),
+    ("start", One(containers::start)),
 ];
 
 pub(crate) fn bench(arguments: &BenchArguments) -> Result<()> {

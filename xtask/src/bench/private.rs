@@ -18,7 +18,9 @@ pub(crate) enum Inside {
     Calls,
     /// The daemon's memory
     Daemon,
-    /// Unpacking, starting and removing under containerd 1.7
+    /// Starting containers
+    Starts,
+    /// Unpacking and removing under containerd 1.7
     #[value(name = "1.7")]
     V1_7,
     /// The same under containerd 2.1
@@ -31,6 +33,7 @@ impl Inside {
         match self {
             Self::Calls => "calls",
             Self::Daemon => "daemon",
+            Self::Starts => "starts",
             Self::V1_7 => "1.7",
             Self::V2_1 => "2.1",
         }
@@ -55,6 +58,7 @@ pub(super) fn inside(bench: &Bench, what: Inside) -> Result<()> {
     let measured = match what {
         Inside::Calls => calls::calls(bench)?,
         Inside::Daemon => calls::daemon(bench)?,
+        Inside::Starts => containers::measure_starts(bench)?,
         Inside::V1_7 => containers::measure(bench, Version::V1_7)?,
         Inside::V2_1 => containers::measure(bench, Version::V2_1)?,
     };
