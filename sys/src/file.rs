@@ -81,6 +81,12 @@ pub fn allocate(file: &File, length: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Asks the kernel to read a part of a file soon, without waiting for it. What comes of that is only a matter of speed.
+pub fn read_ahead(file: &File, offset: u64, length: u64) {
+    let advice = rustix::fs::Advice::WillNeed;
+    let _ = rustix::fs::fadvise(file, offset, std::num::NonZeroU64::new(length), advice);
+}
+
 /// Sets the times of a file's last change and access to now.
 pub fn set_times_to_now(path: &Path) -> Result<()> {
     let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };

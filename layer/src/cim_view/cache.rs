@@ -12,6 +12,7 @@ use erofs::SeekSink;
 use sha2::{Digest as _, Sha256};
 use zerocopy::IntoBytes as _;
 
+use super::ahead::{Ahead, AheadSet};
 use super::{VERSION, ViewSummary, cim_error, write_cim_view};
 use crate::error::{Error, Result};
 use crate::layer_image::image_uuid;
@@ -48,7 +49,8 @@ pub fn view_of(image: &Path, cache: &Path, cancel: &Cancel) -> Result<CimView> {
         return Err(Error::invalid(doing("take the name of")));
     };
     let set = DirectorySet::new(directory);
-    let opened = Image::open(&set, name).map_err(|error| cim_error(doing("open"), error))?;
+    let opened =
+        Image::open(&AheadSet(&set), name).map_err(|error| cim_error(doing("open"), error))?;
     let devices = regions(&opened, directory);
     let (content, key) = identity(&opened, &devices)?;
     let uuid = image_uuid(&format!("cim-view:{content}"));
@@ -79,7 +81,7 @@ fn regions<R: ReadAt>(image: &Image<R>, directory: &Path) -> Vec<PathBuf> {
 }
 
 /// Digests of what a view is made of, and of that with the times of the files.
-fn identity(image: &Image<File>, regions: &[PathBuf]) -> Result<(String, String)> {
+fn identity(image: &Image<Ahead>, regions: &[PathBuf]) -> Result<(String, String)> {
     let mut content = Sha256::new();
     content.update(VERSION.to_le_bytes());
     content.update(image.header().as_bytes());
@@ -89,11 +91,11 @@ fn identity(image: &Image<File>, regions: &[PathBuf]) -> Result<(String, String)
         let Some(file) = image.region(index) else { break };
         let failed = |error| Error::io(format!("cannot read {}", path.display()), error);
         let mut header = [0; size_of::<cimfs::format::RegionHeader>()];
-        let got = ReadAt::read_at(file, &mut header, 0).map_err(failed)?;
+        let got = file.read_at(&mut header, 0).map_err(failed)?;
         content.update(path.file_name().unwrap_or_default().as_encoded_bytes());
         content.update(image.region_length(index).unwrap_or(0).to_le_bytes());
         content.update(&header[..got]);
-        let metadata = file.metadata().map_err(failed)?;
+        let metadata = file.file().metadata().map_err(failed)?;
         times.update(metadata.mtime().to_le_bytes());
         times.update(metadata.mtime_nsec().to_le_bytes());
     }

@@ -13,6 +13,8 @@
 //! `docs/cim-mount.md` says how names, kinds, modes, times and Windows' metadata look; [`file_kind`] and its
 //! neighbours are that in code, for views and for whoever shows a CIM in another way.
 
+#[cfg(target_os = "linux")]
+mod ahead;
 mod appearance;
 #[cfg(target_os = "linux")]
 mod cache;

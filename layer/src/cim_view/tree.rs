@@ -123,6 +123,7 @@ impl<R: ReadAt, S: Sink> Builder<'_, R, S> {
             .ok_or_else(|| Error::corrupt("the directories are together larger than the image"))?;
         let listing = self.image.listing(&directory.file).map_err(reading)?;
         let mut entries: Vec<(Box<[u8]>, InodeId)> = Vec::with_capacity(listing.len());
+        let found = self.pending.len();
         for entry in listing.iter() {
             let (units, id) = entry.map_err(reading)?;
             let units = || units.iter().map(|unit| unit.get());
@@ -144,6 +145,8 @@ impl<R: ReadAt, S: Sink> Builder<'_, R, S> {
             })?;
             entries.push((name.into(), inode));
         }
+        // In the order of their names, which is that of the data in most images: reading goes on where it was.
+        self.pending[found..].reverse();
         let count = entries.len();
         let entries: BTreeMap<_, _> = entries.into_iter().collect();
         if entries.len() < count {
