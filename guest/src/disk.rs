@@ -52,6 +52,17 @@ fn names(directory: &Path) -> Vec<String> {
     names
 }
 
+/// A node whose device can be opened. For a moment after it has come it cannot.
+fn ready(node: PathBuf) -> Result<Option<PathBuf>> {
+    match fs::File::open(&node) {
+        Ok(_) => Ok(Some(node)),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ENXIO | libc::ENODEV | libc::ENOMEDIUM) => Ok(None),
+            _ => Err(Error::failed(format!("opening {}", node.display()), error)),
+        },
+    }
+}
+
 impl Devices {
     /// Refuses addresses that cannot exist.
     pub(crate) fn check(disk: ScsiDevice) -> Result<()> {
@@ -137,7 +148,10 @@ impl Devices {
                     names(&directory).into_iter().find(is_it)
                 }
             };
-            Ok(name.map(|name| self.dev.join(name)).filter(|node| node.exists()))
+            match name {
+                Some(name) => ready(self.dev.join(name)),
+                None => Ok(None),
+            }
         })
     }
 
@@ -148,7 +162,7 @@ impl Devices {
     pub(crate) fn pmem(&self, number: u32) -> Result<PathBuf> {
         let node = self.dev.join(format!("pmem{number}"));
         let what = format!("persistent memory {number}");
-        self.until(&what, || Ok(Some(node.clone()).filter(|node| node.exists())))
+        self.until(&what, || ready(node.clone()))
     }
 
     /// Takes a disk off its bus; one that is not there is off already.

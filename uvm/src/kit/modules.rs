@@ -24,6 +24,8 @@ pub(super) const WANTED: &[&str] = &[
     "dm-verity",
     "dm-crypt",
     "xts",
+    // Three times as fast as the generic code, under emulation too.
+    "aesni_intel",
     "nfit",
     "nd_pmem",
     "virtio-rng",
