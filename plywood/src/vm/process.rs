@@ -65,20 +65,25 @@ impl Owner {
         let mut allocation = allocate_linux_resources(&self.machine, &request)?;
         let ran = guest_spec(&allocation.spec).map_err(anyhow::Error::from).and_then(|spec| {
             let specification = serde_json::to_value(&spec).context("cannot write the spec")?;
-            let created = self.create(&ask.name, &root, specification, allocation.scratch.clone());
-            let ran = created.and_then(|()| self.execute(&ask, files, &seat, stream, reader));
-            let forgotten = self
-                .vm
-                .client()
-                .call(&DeleteContainerState::new(&*ask.name), &Deadline::after(ANSWER));
-            let code = ran?;
-            forgotten.context("the guest cannot forget the container")?;
-            Ok(code)
+            self.create(&ask.name, &root, specification, allocation.scratch.clone())?;
+            Ok(self.execute(&ask, files, &seat, stream, reader))
         });
         let released = release_resources(&mut allocation.resources);
-        let code = ran?;
+        // A guest forgets a container only when nothing of it is mounted any more.
+        let forgotten = match &ran {
+            Ok(_) => self.forget(&ask.name),
+            Err(_) => Ok(()),
+        };
+        let code = ran??;
         released.context("not everything of the container could be detached")?;
+        forgotten?;
         Ok(code)
+    }
+
+    fn forget(&self, name: &str) -> Result<()> {
+        let request = DeleteContainerState::new(name);
+        let answer = self.vm.client().call(&request, &Deadline::after(ANSWER));
+        answer.map(drop).context("the guest cannot forget the container")
     }
 
     fn create(
