@@ -63,6 +63,29 @@ impl Process {
     pub fn is_alive(&self) -> Result<bool> {
         Ok(Self::of(self.pid)? == Some(*self))
     }
+
+    /// Ends that very process by KILL; fine if it has ended. Another one that got its number is not touched: the
+    /// process is held (pidfd_open(2)) while it is compared.
+    #[cfg(target_os = "linux")]
+    pub fn kill(&self) -> Result<()> {
+        use rustix::io::Errno;
+        use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+        let failed = |call: &str, errno: Errno| Error::new(format!("{call}({})", self.pid), errno);
+        let pid = i32::try_from(self.pid).ok().and_then(rustix::process::Pid::from_raw);
+        let Some(pid) = pid else { return Ok(()) };
+        let held = match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(held) => held,
+            Err(Errno::SRCH) => return Ok(()),
+            Err(errno) => return Err(failed("pidfd_open", errno)),
+        };
+        if !self.is_alive()? {
+            return Ok(());
+        }
+        match pidfd_send_signal(held, Signal::KILL) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(errno) => Err(failed("pidfd_send_signal", errno)),
+        }
+    }
 }
 
 /// State letter and start time. The command name (field 2) may hold spaces and parentheses, so fields are counted
@@ -171,6 +194,19 @@ mod tests {
         }
         child.wait().unwrap();
         assert!(!identity.is_alive().unwrap());
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn only_that_very_process_is_killed() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let identity = Process::of(child.id()).unwrap().unwrap();
+        Process { start: identity.start + 1, ..identity }.kill().unwrap();
+        assert!(identity.is_alive().unwrap());
+        identity.kill().unwrap();
+        let status = child.wait().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
+        identity.kill().unwrap();
     }
 
     #[test]
