@@ -29,7 +29,7 @@ struct State {
 pub(super) struct Keeper {
     shared: Arc<(Mutex<State>, Condvar)>,
     kill: Sender<()>,
-    pid: u32,
+    processes: [u32; 2],
 }
 
 impl Drop for Keeper {
@@ -54,7 +54,7 @@ impl Keeper {
                 let children = start_both(vsock, qemu, &log, &socket);
                 match children {
                     Ok((vsock, qemu)) => {
-                        let _ = report.send(Ok(qemu.id()));
+                        let _ = report.send(Ok([vsock.id(), qemu.id()]));
                         let ended = keep(vsock, qemu, &killed);
                         lock(&theirs.0).ended = Some(ended);
                         theirs.1.notify_all();
@@ -65,15 +65,15 @@ impl Keeper {
                 }
             })
             .map_err(|error| Error::io("cannot start a thread", error))?;
-        let pid = started.recv().map_err(|error| {
+        let processes = started.recv().map_err(|error| {
             Error::caused(ErrorKind::Io, "the keeper's thread has ended", error)
         })??;
-        Ok(Self { shared, kill, pid })
+        Ok(Self { shared, kill, processes })
     }
 
-    /// QEMU's process.
-    pub(super) fn pid(&self) -> u32 {
-        self.pid
+    /// The vsock device's process and QEMU's.
+    pub(super) fn processes(&self) -> [u32; 2] {
+        self.processes
     }
 
     pub(super) fn kill(&self) {

@@ -11,9 +11,11 @@ mod config;
 mod console;
 mod image;
 mod keeper;
+mod ownership;
 mod pmem;
 mod port;
 mod qmp;
+mod shares;
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -34,10 +36,12 @@ use crate::{
 pub use config::{Accelerator, Config, Programs};
 use config::{CONSOLE, PROGRAMS_LOG, QMP_SOCKET, remove_sockets};
 use keeper::Keeper;
+use ownership::Ownership;
 pub use port::GuestPort;
 use qmp::Qmp;
 #[doc(hidden)]
 pub use qmp::fuzz_answers;
+use shares::Shares;
 
 /// What a booting machine is at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,8 +65,11 @@ pub struct Qemu {
     /// Pmem devices and the files they hold, which QEMU never lets go of.
     pmem: Mutex<BTreeMap<u32, PathBuf>>,
     next_port: Mutex<u32>,
+    shares: Shares,
     closed: std::sync::atomic::AtomicBool,
     keeper: Keeper,
+    /// After the keeper: the directory is free when nothing runs in it any more.
+    _ownership: Ownership,
 }
 
 impl Qemu {
@@ -97,6 +104,7 @@ impl Qemu {
             .mode(0o700)
             .create(run)
             .map_err(|error| Error::io(format!("cannot create {}", run.display()), error))?;
+        let ownership = Ownership::take(run)?;
         remove_sockets(run)?;
         for log in [CONSOLE, PROGRAMS_LOG] {
             let path = config.file(log);
@@ -106,6 +114,7 @@ impl Qemu {
         progress(BootPhase::Starting);
         let limit = Instant::now() + config.boot_time;
         let bridge_port = GuestPort::open(run, BRIDGE_PORT)?;
+        let shares = Shares::open(run)?;
         let qmp_path = config.file(QMP_SOCKET);
         let listener = UnixListener::bind(&qmp_path)
             .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
@@ -113,6 +122,7 @@ impl Qemu {
                 Error::io(format!("cannot listen on {}", qmp_path.display()), error)
             })?;
         let keeper = Keeper::start(&config)?;
+        ownership.record(&keeper.processes())?;
         let programs = config.file(PROGRAMS_LOG);
         let alive = || match keeper.wait(Duration::ZERO) {
             None if Instant::now() < limit => {
@@ -141,7 +151,12 @@ impl Qemu {
         drop(listener);
         let _ = std::fs::remove_file(&qmp_path);
         stream.set_nonblocking(false).map_err(|error| Error::io("cannot talk to QEMU", error))?;
-        let qmp = Qmp::new(stream, config.command_time)?;
+        // One that ends now has said why elsewhere.
+        let ended = |error: Error| match keeper.wait(Duration::from_secs(2)) {
+            Some(_) => alive().err().unwrap_or(error),
+            None => error,
+        };
+        let qmp = Qmp::new(stream, config.command_time).map_err(ended)?;
         progress(BootPhase::Kernel);
         // The one connection to this port that is ever accepted: a process in the guest that dials it later is not
         // mistaken for the agent.
@@ -159,8 +174,10 @@ impl Qemu {
             client,
             pmem: Mutex::default(),
             next_port: Mutex::new(bridge::FIRST_STDIO_PORT),
+            shares,
             closed: std::sync::atomic::AtomicBool::new(false),
             keeper,
+            _ownership: ownership,
             config,
         })
     }
@@ -197,7 +214,7 @@ impl Qemu {
 
     /// QEMU's process id.
     pub fn pid(&self) -> u32 {
-        self.keeper.pid()
+        self.keeper.processes()[1]
     }
 
     fn command(&self, command: &str, arguments: serde_json::Value) -> Result<()> {
@@ -225,7 +242,7 @@ impl Vm for Qemu {
             pmem_packed: false,
             // QEMU: "nvdimm device hot unplug is not supported yet".
             pmem_removable: false,
-            shares: false,
+            shares: true,
             writable_shares: self.config.writable_shares,
         }
     }
@@ -316,13 +333,11 @@ impl Vm for Qemu {
     }
 
     fn add_share(&self, share: &Share) -> Result<u32> {
-        let message =
-            format!("cannot share {}: there is no server for it yet", share.path.display());
-        Err(Error::new(ErrorKind::Unsupported, message))
+        self.shares.add(share).map(|()| bridge::PLAN9_PORT)
     }
 
     fn remove_share(&self, name: &str) -> Result<()> {
-        Err(Error::new(ErrorKind::NotAttached, format!("there is no share {name}")))
+        self.shares.remove(name)
     }
 
     fn guest(&self, request: &GuestRequest, deadline: &Deadline) -> Result<()> {
