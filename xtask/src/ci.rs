@@ -2,12 +2,13 @@
 
 use anyhow::Result;
 use clap::Args;
+use uvm::kit::KIT_VARIABLE;
 
 use crate::fuzzing::Sanitizer;
 use crate::packages::{self, Purpose};
 use crate::program::{self, cargo};
 use crate::stages::Stages;
-use crate::{containerd, fuzzing, workspace};
+use crate::{containerd, fuzzing, vm_kit, workspace};
 
 /// Options of `cargo xtask test`.
 #[derive(Args)]
@@ -51,8 +52,15 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<()> {
             program::run(&mut cargo(["deny", "check", "advisories"])).map(drop)
         });
     }
-    stages
-        .run("tests", || program::run_tests(&mut cargo(["test", "--workspace", "--no-fail-fast"])));
+    stages.run("tests", || {
+        let test = ["test", "--workspace", "--no-fail-fast", "--", "--skip", "vm_"];
+        program::run_tests(&mut cargo(test))
+    });
+    stages.run("vm kit", || vm_kit::make().map(drop));
+    stages.run("vm tests", || {
+        let test = ["test", "--workspace", "--no-fail-fast", "--tests", "--", "vm_"];
+        program::run_tests(cargo(test).env(KIT_VARIABLE, vm_kit::directory()))
+    });
     if !arguments.quick {
         containerd::stages(&mut stages);
     }

@@ -126,6 +126,8 @@ const VM: &[&str] = &[
     "dpkg",
     "e2fsprogs",
     "libc-bin",
+    // Disk images of other formats, for tests.
+    "qemu-utils",
     "runc",
     "xfsprogs",
     "xz-utils",
