@@ -63,6 +63,10 @@ impl Default for Programs {
 }
 
 const MIB: u64 = 1 << 20;
+/// Bytes that the guest may send on a connection until the host's side tells it that there is room again, and so the longest
+/// packet that it sends. A packet of more than 32 KiB less its head lies in several pieces of the memory of Linux 6.12.95 (and
+/// of those since 6.17), which the device (0.3.0) refuses and drops: bytes are missing in the stream then.
+const VSOCK_BUFFER: &str = "28672";
 /// Less than this does not unpack the initramfs.
 const LEAST_MEMORY: u64 = 256 * MIB;
 
@@ -124,7 +128,8 @@ impl Config {
             .args(["--guest-cid", "3", "--socket"])
             .arg(self.file(VHOST_SOCKET))
             .arg("--uds-path")
-            .arg(self.file(VSOCK));
+            .arg(self.file(VSOCK))
+            .args(["--tx-buffer-size", VSOCK_BUFFER]);
         command
     }
 
