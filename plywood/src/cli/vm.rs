@@ -150,7 +150,7 @@ pub(crate) struct VmConsoleArgs {
 Examples:
   plywood vm attach box data.img
   plywood vm attach --read-only --mount box layer.erofs
-  plywood vm attach --format --mount=/run/data box empty.img")]
+  plywood vm attach --mkfs --mount=/run/data box empty.img")]
 pub(crate) struct VmAttachArgs {
     /// The name of the container that it was booted for.
     #[arg(value_name = "NAME")]
@@ -169,7 +169,7 @@ pub(crate) struct VmAttachArgs {
     pub(crate) mount: Option<String>,
     /// Make an ext4 file system on it if it has none.
     #[arg(long, requires = "mount", conflicts_with = "read_only")]
-    pub(crate) format: bool,
+    pub(crate) mkfs: bool,
 }
 
 /// `vm detach`

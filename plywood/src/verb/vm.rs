@@ -168,7 +168,7 @@ fn attach(session: &mut Session, args: &VmAttachArgs) -> Result<()> {
         read_only: args.read_only,
         pass_through: args.pass_through,
         mount,
-        format: args.format,
+        format: args.mkfs,
     });
     let attached = Conversation::with(&session.host, &args.name)?.result(&ask)?;
     if session.output.is_json() {

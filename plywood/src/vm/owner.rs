@@ -301,8 +301,8 @@ impl Owner {
     fn attach(&self, ask: &AttachAsk) -> Result<Value> {
         let kind = if ask.pass_through { ScsiKind::PassThrough } else { ScsiKind::VirtualDisk };
         let disk = ScsiDisk { path: ask.path.clone(), read_only: ask.read_only, kind };
-        let mount = ask.mount.clone().map(|path| ScsiMount {
-            path,
+        let mount = ask.mount.then(|| ScsiMount {
+            path: ask.at.clone(),
             read_only: ask.read_only,
             ensure_filesystem: ask.format,
             filesystem: ask.format.then(|| "ext4".to_owned()),

@@ -45,8 +45,10 @@ pub(crate) struct AttachAsk {
     pub(crate) read_only: bool,
     /// A block device of the host instead of an image.
     pub(crate) pass_through: bool,
-    /// Whether it is mounted, and where if that was said.
-    pub(crate) mount: Option<Option<String>>,
+    /// Whether it is mounted.
+    pub(crate) mount: bool,
+    /// Where, if that was said.
+    pub(crate) at: Option<String>,
     /// Make a file system if there is none.
     pub(crate) format: bool,
 }
