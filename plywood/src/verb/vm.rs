@@ -162,12 +162,12 @@ fn harmless(bytes: &[u8]) -> String {
 fn attach(session: &mut Session, args: &VmAttachArgs) -> Result<()> {
     let path =
         args.path.canonicalize().with_context(|| format!("cannot find {}", args.path.display()))?;
-    let mount = args.mount.clone().map(|directory| Some(directory).filter(|path| !path.is_empty()));
     let ask = Ask::Attach(AttachAsk {
         path,
         read_only: args.read_only,
         pass_through: args.pass_through,
-        mount,
+        mount: args.mount.is_some(),
+        at: args.mount.clone().filter(|directory| !directory.is_empty()),
         format: args.mkfs,
     });
     let attached = Conversation::with(&session.host, &args.name)?.result(&ask)?;
