@@ -35,7 +35,7 @@ pub(crate) use self::snapshot::{
     SnapshotMountsArgs, SnapshotRemoveArgs, SnapshotUsageArgs, SnapshotVerb,
 };
 pub(crate) use self::vm::{
-    Accel, VmArgs, VmAttachArgs, VmConsoleArgs, VmDetachArgs, VmStopArgs, VmVerb,
+    Accel, VmArgs, VmAttachArgs, VmConsoleArgs, VmDetachArgs, VmMakeKitArgs, VmStopArgs, VmVerb,
 };
 
 /// The whole command line as clap sees it, for completions and man pages.

@@ -115,8 +115,8 @@ fn elf_of(image: &[u8]) -> Result<Vec<u8>> {
     Ok(elf)
 }
 
-/// `plywood-guest`, which is PID 1 of a system without a loader for it.
-fn guest() -> Result<PathBuf> {
+/// `plywood-guest`, which is PID 1 of a system without a loader for it, built.
+pub(crate) fn guest() -> Result<PathBuf> {
     let directory = workspace::target().join("vm/guest");
     let mut build =
         program::cargo(["build", "--release", "--package", "guest", "--target", TARGET]);

@@ -81,6 +81,8 @@ Examples:
   plywood vm slots box
   plywood vm console box")]
 pub(crate) enum VmVerb {
+    /// Make what virtual machines boot, from a kernel of this host.
+    MakeKit(VmMakeKitArgs),
     /// List the virtual machines that run.
     Ls(VmListArgs),
     /// Show one: its size, its owner, the containers in it.
@@ -95,6 +97,34 @@ pub(crate) enum VmVerb {
     Detach(VmDetachArgs),
     /// End its containers, and with them the machine.
     Stop(VmStopArgs),
+}
+
+/// `vm make-kit`
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+The kernel needs modules for virtio SCSI and vsock, EROFS, overlay, ext4 and 9p: Debian's linux-image-amd64 has all of
+them, its kernel for clouds has no 9p. runc and the programs that make file systems are taken from this host.
+
+Examples:
+  plywood vm make-kit
+  plywood vm make-kit --kernel-release 6.12.95+deb12-amd64
+  plywood vm make-kit --kernel k/boot/vmlinuz-6.12 --modules k/lib/modules/6.12 ./kit")]
+pub(crate) struct VmMakeKitArgs {
+    /// Where it comes; one that is there is replaced.
+    #[arg(value_name = "DIR", default_value = uvm::kit::DEFAULT_KIT)]
+    pub(crate) directory: PathBuf,
+    /// An installed kernel [default: the one that runs].
+    #[arg(long, value_name = "RELEASE", conflicts_with_all = ["kernel", "modules"])]
+    pub(crate) kernel_release: Option<String>,
+    /// The kernel's file.
+    #[arg(long, value_name = "FILE", requires = "modules")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// The directory of its modules, named as its release.
+    #[arg(long, value_name = "DIR", requires = "kernel")]
+    pub(crate) modules: Option<PathBuf>,
+    /// The agent, linked statically [default: plywood-guest beside this program or in /usr/lib/plywood].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) guest: Option<PathBuf>,
 }
 
 /// `vm ls`

@@ -67,7 +67,7 @@ impl Kit {
         let about = directory.join("kit.json");
         let text = std::fs::read(&about).map_err(|error| {
             let message = format!(
-                "there is no kit of a virtual machine in {}; `cargo xtask vm-kit` makes one, --kit or {KIT_VARIABLE} \
+                "there is no kit of a virtual machine in {}; `plywood vm make-kit` makes one, --kit or {KIT_VARIABLE} \
                  names it",
                 directory.display()
             );

@@ -15,7 +15,7 @@ use clap::Args;
 
 use self::stage::Stage;
 use crate::packages::{self, Purpose};
-use crate::{program, workspace};
+use crate::{program, vm_kit, workspace};
 
 /// Options of `cargo xtask deb`.
 #[derive(Args)]
@@ -39,19 +39,20 @@ pub(crate) fn deb(arguments: &DebArguments) -> Result<()> {
         program::run(&mut program::cargo(release))?;
     }
     crate::docs()?;
-    let package = build()?;
+    let guest = vm_kit::guest()?;
+    let package = build(guest)?;
     println!("{}", package.display());
     if arguments.trial { trial::trial(&package) } else { Ok(()) }
 }
 
 /// Stages and packs; the path of the package.
-fn build() -> Result<PathBuf> {
+fn build(guest: PathBuf) -> Result<PathBuf> {
     let directory = workspace::target().join("deb");
     let architecture = program::output(Command::new("dpkg").arg("--print-architecture"))?;
     let architecture = architecture.trim();
     let epoch = workspace::last_change("%ct")?;
     let stage = Stage::fresh(&directory.join("stage"))?;
-    let files = stage::files()?;
+    let files = stage::files(guest)?;
     for file in &files {
         stage.install(file)?;
     }

@@ -30,8 +30,8 @@ enum Form {
     Stripped,
 }
 
-/// The program, its units, completions, manual pages, documents and configuration.
-pub(crate) fn files() -> Result<Vec<Installed>> {
+/// The program and its agent in virtual machines, units, completions, manual pages, documents and configuration.
+pub(crate) fn files(guest: PathBuf) -> Result<Vec<Installed>> {
     let (root, target) = (workspace::root(), workspace::target());
     let plain = |from: PathBuf, to: &str| Installed {
         from,
@@ -45,6 +45,12 @@ pub(crate) fn files() -> Result<Vec<Installed>> {
         Installed {
             from: target.join("release/plywood"),
             to: "usr/bin/plywood".to_owned(),
+            mode: 0o755,
+            form: Form::Stripped,
+        },
+        Installed {
+            from: guest,
+            to: "usr/lib/plywood/plywood-guest".to_owned(),
             mode: 0o755,
             form: Form::Stripped,
         },
