@@ -17,6 +17,16 @@ pub enum Accelerator {
     Kvm,
 }
 
+/// How host and guest reach each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Transport {
+    /// vsock, by the program `vhost-device-vsock`.
+    #[default]
+    Vsock,
+    /// One serial port for the bridge and nothing else: no shares, no standard streams of processes.
+    Serial,
+}
+
 /// A machine to boot.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -35,6 +45,8 @@ pub struct Config {
     pub scsi_controllers: u8,
     /// Pmem devices that can be added, 0 to 128.
     pub pmem_devices: u32,
+    /// How it is reached.
+    pub transport: Transport,
     /// Whether writable shares are allowed.
     pub writable_shares: bool,
     /// How long the guest may take until its agent answers.
@@ -81,6 +93,7 @@ impl Config {
             processors: 2,
             scsi_controllers: MAX_CONTROLLERS,
             pmem_devices: 0,
+            transport: Transport::default(),
             writable_shares: true,
             boot_time: Duration::from_secs(120),
             command_time: Duration::from_secs(60),
@@ -163,12 +176,20 @@ impl Config {
         command.args(["-append", &self.kernel_command_line()]);
         let socket =
             |name: &str, file: &str| format!("socket,id={name},path={}", self.file(file).display());
-        command
-            .args(["-chardev", &format!("file,id=console,path={}", self.file(CONSOLE).display())]);
+        command.args(["-chardev", &socket("console", CONSOLE_SOCKET)]);
         command.args(["-serial", "chardev:console"]);
         command.args(["-chardev", &socket("qmp", QMP_SOCKET), "-mon", "chardev=qmp,mode=control"]);
-        command.args(["-chardev", &socket("vsock", VHOST_SOCKET)]);
-        command.args(["-device", "vhost-user-vsock-pci,chardev=vsock"]);
+        match self.transport {
+            Transport::Vsock => {
+                command.args(["-chardev", &socket("vsock", VHOST_SOCKET)]);
+                command.args(["-device", "vhost-user-vsock-pci,chardev=vsock"]);
+            }
+            Transport::Serial => {
+                command.args(["-chardev", &socket("bridge", BRIDGE_SOCKET)]);
+                command.args(["-device", "virtio-serial-pci"]);
+                command.args(["-device", "virtserialport,chardev=bridge,name=plywood.bridge"]);
+            }
+        }
         command.args(["-device", "virtio-rng-pci"]);
         for controller in 0..self.scsi_controllers {
             // The address fixes the order in which the guest finds them, and so its host numbers.
@@ -188,12 +209,17 @@ impl Config {
     fn kernel_command_line(&self) -> String {
         // panic=-1 with -no-reboot: a guest that has lost its agent ends.
         let mut words = vec!["console=ttyS0", "panic=-1", "quiet"];
+        if self.transport == Transport::Serial {
+            words.push("plywood.bridge=serial");
+        }
         words.extend(self.kernel_arguments.iter().map(String::as_str));
         words.join(" ")
     }
 }
 
 pub(super) const QMP_SOCKET: &str = "qmp.sock";
+pub(super) const CONSOLE_SOCKET: &str = "console.sock";
+pub(super) const BRIDGE_SOCKET: &str = "bridge.sock";
 pub(super) const VHOST_SOCKET: &str = "vhost.sock";
 /// Where the host's side of a guest's port is a socket, with `_PORT` behind.
 pub(super) const VSOCK: &str = "vsock";

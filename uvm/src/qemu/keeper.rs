@@ -3,18 +3,20 @@
 //! Linux ends a child when the *thread* that started it ends (prctl(2), PR_SET_PDEATHSIG). So one thread starts both and does
 //! nothing else but wait: when the owner's process ends, however, so do they.
 
-use std::fs::OpenOptions;
+use std::io::PipeWriter;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::config::{Config, PROGRAMS_LOG, VHOST_SOCKET};
+use super::config::{Config, PROGRAMS_LOG, Transport, VHOST_SOCKET};
+use super::log::Log;
 use crate::{Error, ErrorKind, Result};
 
 /// How often the processes are looked at. The end of QEMU is noticed by its sockets at once; this is for the status.
-const LOOK: Duration = Duration::from_millis(20);
+const LOOK: Duration = Duration::from_millis(50);
 /// Until the vsock device's process must have its socket.
 const SOCKET_TIME: Duration = Duration::from_secs(10);
 
@@ -29,7 +31,7 @@ struct State {
 pub(super) struct Keeper {
     shared: Arc<(Mutex<State>, Condvar)>,
     kill: Sender<()>,
-    processes: [u32; 2],
+    processes: Vec<u32>,
 }
 
 impl Drop for Keeper {
@@ -41,39 +43,46 @@ impl Drop for Keeper {
 
 impl Keeper {
     pub(super) fn start(config: &Config) -> Result<Self> {
-        let log = config.file(PROGRAMS_LOG);
-        let (vsock, qemu) = (config.vsock_command(), config.qemu_command());
-        let socket = config.file(VHOST_SOCKET);
+        let path = config.file(PROGRAMS_LOG);
+        let failed = |error| Error::io(format!("cannot write {}", path.display()), error);
+        let log = Log::create(&path).map_err(failed)?;
+        let (reader, output) = std::io::pipe().map_err(failed)?;
+        let logger = spawn("vm-log", move || log.take_from(reader))?;
+        let vsock = matches!(config.transport, Transport::Vsock).then(|| config.vsock_command());
+        let (qemu, socket) = (config.qemu_command(), config.file(VHOST_SOCKET));
         let shared = Arc::new((Mutex::new(State::default()), Condvar::new()));
         let (kill, killed) = channel();
         let (report, started) = channel();
         let theirs = Arc::clone(&shared);
-        std::thread::Builder::new()
-            .name("vm-keeper".to_owned())
-            .spawn(move || {
-                let children = start_both(vsock, qemu, &log, &socket);
-                match children {
-                    Ok((vsock, qemu)) => {
-                        let _ = report.send(Ok([vsock.id(), qemu.id()]));
-                        let ended = keep(vsock, qemu, &killed);
-                        lock(&theirs.0).ended = Some(ended);
-                        theirs.1.notify_all();
-                    }
-                    Err(error) => {
-                        let _ = report.send(Err(error));
-                    }
+        spawn("vm-keeper", move || {
+            let children = start_all(vsock, qemu, &output, &socket);
+            drop(output);
+            match children {
+                Ok(children) => {
+                    let _ = report.send(Ok(children.ids()));
+                    let ended = children.keep(&killed);
+                    // What they said last is to be in the log before anybody looks.
+                    let _ = logger.join();
+                    lock(&theirs.0).ended = Some(ended);
+                    theirs.1.notify_all();
                 }
-            })
-            .map_err(|error| Error::io("cannot start a thread", error))?;
+                Err(error) => {
+                    let _ = logger.join();
+                    let said = super::console::tail(&path);
+                    let error = if said.is_empty() { error } else { error.with_more(&said) };
+                    let _ = report.send(Err(error));
+                }
+            }
+        })?;
         let processes = started.recv().map_err(|error| {
             Error::caused(ErrorKind::Io, "the keeper's thread has ended", error)
         })??;
         Ok(Self { shared, kill, processes })
     }
 
-    /// The vsock device's process and QEMU's.
-    pub(super) fn processes(&self) -> [u32; 2] {
-        self.processes
+    /// QEMU's process and the vsock device's, where there is one.
+    pub(super) fn processes(&self) -> &[u32] {
+        &self.processes
     }
 
     pub(super) fn kill(&self) {
@@ -101,79 +110,95 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn start_both(vsock: Command, qemu: Command, log: &Path, socket: &Path) -> Result<(Child, Child)> {
-    let mut vsock =
-        start(vsock, log, "install it with `cargo install --locked vhost-device-vsock`")?;
-    let until = Instant::now() + SOCKET_TIME;
-    while !socket.exists() {
-        if let Ok(Some(status)) = vsock.try_wait() {
-            let message =
-                format!("vhost-device-vsock ended with {status}: {}", super::console::tail(log));
-            return Err(Error::new(ErrorKind::Io, message));
-        }
-        if Instant::now() > until {
-            end(&mut vsock);
-            let message = "vhost-device-vsock made no socket in time";
-            return Err(Error::new(ErrorKind::Deadline, message));
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    match start(qemu, log, "install the package qemu-system-x86") {
-        Ok(qemu) => Ok((vsock, qemu)),
-        Err(error) => {
-            end(&mut vsock);
-            Err(error)
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(work)
+        .map_err(|error| Error::io("cannot start a thread", error))
+}
+
+/// What runs. Ended when it goes out of scope.
+struct Children {
+    vsock: Option<Child>,
+    qemu: Option<Child>,
+}
+
+impl Drop for Children {
+    fn drop(&mut self) {
+        for child in [&mut self.qemu, &mut self.vsock].into_iter().flatten() {
+            // Fails only if it has ended already.
+            let _ = child.kill();
+            let _ = child.wait();
         }
     }
 }
 
-fn start(mut command: Command, log: &Path, hint: &str) -> Result<Child> {
+fn start_all(
+    vsock: Option<Command>,
+    qemu: Command,
+    output: &PipeWriter,
+    socket: &Path,
+) -> Result<Children> {
+    let mut children = Children { vsock: None, qemu: None };
+    if let Some(vsock) = vsock {
+        let hint = "install it with `cargo install --locked vhost-device-vsock`";
+        let vsock = children.vsock.insert(start(vsock, output, hint)?);
+        let until = Instant::now() + SOCKET_TIME;
+        while !socket.exists() {
+            if let Ok(Some(status)) = vsock.try_wait() {
+                let message = format!("vhost-device-vsock ended with {status}");
+                return Err(Error::new(ErrorKind::Io, message));
+            }
+            if Instant::now() > until {
+                let message = "vhost-device-vsock made no socket in time";
+                return Err(Error::new(ErrorKind::Deadline, message));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+    children.qemu = Some(start(qemu, output, "install the package qemu-system-x86")?);
+    Ok(children)
+}
+
+fn start(mut command: Command, output: &PipeWriter, hint: &str) -> Result<Child> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let output = OpenOptions::new().append(true).create(true).open(log);
-    let output = output.and_then(|file| Ok((file.try_clone()?, file)));
-    let (output, errors) =
-        output.map_err(|error| Error::io(format!("cannot write {}", log.display()), error))?;
-    command.stdin(Stdio::null()).stdout(output).stderr(errors);
+    let failed = |error| Error::io(format!("cannot start {name}"), error);
+    command
+        .stdin(Stdio::null())
+        .stdout(output.try_clone().map_err(failed)?)
+        .stderr(output.try_clone().map_err(failed)?);
     sys::process::kill_with_parent(&mut command);
     command.spawn().map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => {
             Error::caused(ErrorKind::ToolMissing, format!("{name} is not installed; {hint}"), error)
         }
-        _ => Error::io(format!("cannot start {name}"), error),
+        _ => failed(error),
     })
 }
 
-/// Until QEMU ends or is to be killed. The vsock device never outlives it.
-fn keep(mut vsock: Child, mut qemu: Child, killed: &Receiver<()>) -> String {
-    let mut why = None;
-    loop {
-        if let Ok(Some(status)) = qemu.try_wait() {
-            end(&mut vsock);
-            return why.unwrap_or_else(|| said(status));
-        }
-        // Without it the guest cannot be reached any more.
-        if why.is_none() && matches!(vsock.try_wait(), Ok(Some(_)) | Err(_)) {
-            why = Some("the vsock device's process has ended".to_owned());
-            end(&mut qemu);
-            continue;
-        }
-        match killed.recv_timeout(LOOK) {
-            Ok(()) | Err(RecvTimeoutError::Disconnected) => {
-                end(&mut qemu);
-                end(&mut vsock);
-                return why.unwrap_or_else(|| "it was killed".to_owned());
+impl Children {
+    fn ids(&self) -> Vec<u32> {
+        [&self.qemu, &self.vsock].into_iter().flatten().map(Child::id).collect()
+    }
+
+    /// Until QEMU ends or is to be killed. The vsock device never outlives it, nor it the vsock device, without which
+    /// the guest cannot be reached.
+    fn keep(mut self, killed: &Receiver<()>) -> String {
+        loop {
+            if let Some(Ok(Some(status))) = self.qemu.as_mut().map(Child::try_wait) {
+                return said(status);
             }
-            Err(RecvTimeoutError::Timeout) => {}
+            if let Some(Ok(Some(status))) = self.vsock.as_mut().map(Child::try_wait) {
+                return format!("the vsock device's process ended with {status}");
+            }
+            match killed.recv_timeout(LOOK) {
+                Ok(()) | Err(RecvTimeoutError::Disconnected) => return "it was killed".to_owned(),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
         }
     }
 }
 
 fn said(status: ExitStatus) -> String {
     format!("QEMU ended with {status}")
-}
-
-fn end(child: &mut Child) {
-    // Fails only if it has ended already.
-    let _ = child.kill();
-    let _ = child.wait();
 }

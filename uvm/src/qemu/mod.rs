@@ -11,6 +11,7 @@ mod config;
 mod console;
 mod image;
 mod keeper;
+mod log;
 mod ownership;
 mod pmem;
 mod port;
@@ -19,7 +20,6 @@ mod shares;
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -33,10 +33,14 @@ use crate::{
     Capabilities, Deadline, Error, ErrorKind, Exit, LUNS, PMEM_MAX, PmemRange, Result, ScsiDisk,
     ScsiSlot, Share, Vm,
 };
-pub use config::{Accelerator, Config, Programs};
-use config::{CONSOLE, PROGRAMS_LOG, QMP_SOCKET, remove_sockets};
+pub use config::{Accelerator, Config, Programs, Transport};
+use config::{
+    BRIDGE_SOCKET, CONSOLE, CONSOLE_SOCKET, PROGRAMS_LOG, QMP_SOCKET, VSOCK, remove_sockets,
+};
 use keeper::Keeper;
+use log::Log;
 use ownership::Ownership;
+use port::Door;
 pub use port::GuestPort;
 use qmp::Qmp;
 #[doc(hidden)]
@@ -65,7 +69,8 @@ pub struct Qemu {
     /// Pmem devices and the files they hold, which QEMU never lets go of.
     pmem: Mutex<BTreeMap<u32, PathBuf>>,
     next_port: Mutex<u32>,
-    shares: Shares,
+    /// Over vsock only.
+    shares: Option<Shares>,
     closed: std::sync::atomic::AtomicBool,
     keeper: Keeper,
     /// After the keeper: the directory is free when nothing runs in it any more.
@@ -86,9 +91,12 @@ impl Qemu {
         let log = config.file(CONSOLE);
         Self::boot_checked(config, deadline, progress).map_err(|error| {
             let tail = console::tail(&log);
-            match tail.as_str() {
-                "" => error,
-                tail => error.with_more(&format!("the guest's console ends with:\n{tail}")),
+            match (error.kind(), tail.as_str()) {
+                // Not of a machine of ours, if of any.
+                (ErrorKind::Busy | ErrorKind::Invalid | ErrorKind::ToolMissing, _) | (_, "") => {
+                    error
+                }
+                (_, tail) => error.with_more(&format!("the guest's console ends with:\n{tail}")),
             }
         })
     }
@@ -106,28 +114,26 @@ impl Qemu {
             .map_err(|error| Error::io(format!("cannot create {}", run.display()), error))?;
         let ownership = Ownership::take(run)?;
         remove_sockets(run)?;
-        for log in [CONSOLE, PROGRAMS_LOG] {
-            let path = config.file(log);
-            std::fs::File::create(&path)
-                .map_err(|error| Error::io(format!("cannot create {}", path.display()), error))?;
-        }
+        let console = Log::create(&config.file(CONSOLE)).map_err(|error| {
+            Error::io(format!("cannot write {}", config.file(CONSOLE).display()), error)
+        })?;
         progress(BootPhase::Starting);
         let limit = Instant::now() + config.boot_time;
-        let bridge_port = GuestPort::open(run, BRIDGE_PORT)?;
-        let shares = Shares::open(run)?;
-        let qmp_path = config.file(QMP_SOCKET);
-        let listener = UnixListener::bind(&qmp_path)
-            .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
-            .map_err(|error| {
-                Error::io(format!("cannot listen on {}", qmp_path.display()), error)
-            })?;
+        let bridge_door = Door::open(match config.transport {
+            Transport::Vsock => config.file(&format!("{VSOCK}_{BRIDGE_PORT}")),
+            Transport::Serial => config.file(BRIDGE_SOCKET),
+        })?;
+        let shares = match config.transport {
+            Transport::Vsock => Some(Shares::open(run)?),
+            Transport::Serial => None,
+        };
+        let (console_door, qmp_door) =
+            (Door::open(config.file(CONSOLE_SOCKET))?, Door::open(config.file(QMP_SOCKET))?);
         let keeper = Keeper::start(&config)?;
-        ownership.record(&keeper.processes())?;
+        ownership.record(keeper.processes())?;
         let programs = config.file(PROGRAMS_LOG);
         let alive = || match keeper.wait(Duration::ZERO) {
-            None if Instant::now() < limit => {
-                deadline.slice("boot").map(drop).map_err(Error::from_bridge)
-            }
+            None if Instant::now() < limit => deadline.slice("boot").map_err(Error::from_bridge),
             None => Err(Error::new(
                 ErrorKind::Deadline,
                 format!("the guest's agent did not call within {} s", config.boot_time.as_secs()),
@@ -138,36 +144,34 @@ impl Qemu {
                 Err(Error::new(ErrorKind::Dead, format!("the machine did not start: {why}{said}")))
             }
         };
-        let stream = loop {
-            match listener.accept() {
-                Ok((stream, _)) => break stream,
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(Error::io("cannot accept QEMU's connection", error)),
-            }
-            alive()?;
-            std::thread::sleep(Duration::from_millis(5));
-        };
-        // Nobody else is to give commands.
-        drop(listener);
-        let _ = std::fs::remove_file(&qmp_path);
-        stream.set_nonblocking(false).map_err(|error| Error::io("cannot talk to QEMU", error))?;
         // One that ends now has said why elsewhere.
         let ended = |error: Error| match keeper.wait(Duration::from_secs(2)) {
             Some(_) => alive().err().unwrap_or(error),
             None => error,
         };
+        let stream = console_door.accept(alive)?;
+        std::thread::Builder::new()
+            .name("vm-console".to_owned())
+            .spawn(move || console.take_from(stream))
+            .map_err(|error| Error::io("cannot start a thread", error))?;
+        // Nobody else is to give commands: each door is closed behind the first.
+        let stream = qmp_door.accept(alive)?;
+        drop((console_door, qmp_door));
         let qmp = Qmp::new(stream, config.command_time).map_err(ended)?;
         progress(BootPhase::Kernel);
-        // The one connection to this port that is ever accepted: a process in the guest that dials it later is not
-        // mistaken for the agent.
-        let stream = bridge_port.accept_while(deadline, alive)?;
-        drop(bridge_port);
-        progress(BootPhase::Agent);
+        // A process in the guest that dials the port later is not mistaken for the agent.
+        let stream = bridge_door.accept(alive)?;
+        drop(bridge_door);
+        // Over a serial port the connection says nothing of the guest; its answer does.
+        if config.transport == Transport::Vsock {
+            progress(BootPhase::Agent);
+        }
         let connection = Connection::unix(stream)
             .map_err(|error| Error::io("cannot talk to the guest's agent", error))?;
         let client = Client::new(connection, Box::new(|_| {})).map_err(Error::from_bridge)?;
         let left = Deadline::after(limit.saturating_duration_since(Instant::now()));
-        client.call(&Negotiate::ours(), &left).map_err(Error::from_bridge)?;
+        let negotiated = client.call(&Negotiate::ours(), &left);
+        negotiated.map_err(|error| ended(Error::from_bridge(error)))?;
         progress(BootPhase::Ready);
         Ok(Self {
             qmp,
@@ -188,7 +192,11 @@ impl Qemu {
     }
 
     /// A port of its own number for the guest to dial, as for a process's standard streams.
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported) without vsock.
     pub fn open_port(&self) -> Result<GuestPort> {
+        self.shares("have standard streams")?;
         let number = {
             let mut next = self.next_port.lock().unwrap_or_else(PoisonError::into_inner);
             *next = next.checked_add(1).unwrap_or(bridge::FIRST_STDIO_PORT + 1);
@@ -214,7 +222,16 @@ impl Qemu {
 
     /// QEMU's process id.
     pub fn pid(&self) -> u32 {
-        self.keeper.processes()[1]
+        self.keeper.processes()[0]
+    }
+
+    fn shares(&self, what: &str) -> Result<&Shares> {
+        self.shares.as_ref().ok_or_else(|| {
+            let message = format!(
+                "without vhost-device-vsock the guest cannot {what}: it has a serial port only"
+            );
+            Error::new(ErrorKind::Unsupported, message)
+        })
     }
 
     fn command(&self, command: &str, arguments: serde_json::Value) -> Result<()> {
@@ -242,7 +259,7 @@ impl Vm for Qemu {
             pmem_packed: false,
             // QEMU: "nvdimm device hot unplug is not supported yet".
             pmem_removable: false,
-            shares: true,
+            shares: self.shares.is_some(),
             writable_shares: self.config.writable_shares,
         }
     }
@@ -333,11 +350,11 @@ impl Vm for Qemu {
     }
 
     fn add_share(&self, share: &Share) -> Result<u32> {
-        self.shares.add(share).map(|()| bridge::PLAN9_PORT)
+        self.shares("mount shares")?.add(share).map(|()| bridge::PLAN9_PORT)
     }
 
     fn remove_share(&self, name: &str) -> Result<()> {
-        self.shares.remove(name)
+        self.shares("mount shares")?.remove(name)
     }
 
     fn guest(&self, request: &GuestRequest, deadline: &Deadline) -> Result<()> {

@@ -10,31 +10,60 @@ use std::time::Duration;
 use super::config::VSOCK;
 use crate::{Deadline, Error, Result};
 
-const LOOK: Duration = Duration::from_millis(20);
+/// Between two looks for a connection.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// A listening socket with a name, which goes with it.
+#[derive(Debug)]
+pub(super) struct Door {
+    path: PathBuf,
+    listener: UnixListener,
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        // A name without a listener refuses just as well.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+impl Door {
+    pub(super) fn open(path: PathBuf) -> Result<Self> {
+        let failed = |error| Error::io(format!("cannot listen on {}", path.display()), error);
+        let listener = UnixListener::bind(&path).map_err(failed)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        Ok(Self { path, listener })
+    }
+
+    /// The next connection. `go_on` says how long to sleep before the next look, or why not to.
+    pub(super) fn accept(&self, go_on: impl Fn() -> Result<Duration>) -> Result<UnixStream> {
+        let failed = |error| Error::io(format!("cannot accept at {}", self.path.display()), error);
+        loop {
+            match self.listener.accept() {
+                Ok((stream, _)) => {
+                    stream.set_nonblocking(false).map_err(failed)?;
+                    return Ok(stream);
+                }
+                Err(error) if matches!(error.kind(), Io::WouldBlock | Io::Interrupted) => {}
+                Err(error) => return Err(failed(error)),
+            }
+            std::thread::sleep(go_on()?.min(LOOK));
+        }
+    }
+}
 
 /// Accepts connections of the guest to one port. Dropping it closes the port.
 #[derive(Debug)]
 pub struct GuestPort {
     number: u32,
-    path: PathBuf,
-    listener: UnixListener,
-}
-
-impl Drop for GuestPort {
-    fn drop(&mut self) {
-        // A name without a listener refuses the guest just as well.
-        let _ = std::fs::remove_file(&self.path);
-    }
+    door: Door,
 }
 
 impl GuestPort {
     pub(super) fn open(run: &Path, number: u32) -> Result<Self> {
-        let path = run.join(format!("{VSOCK}_{number}"));
-        let failed = |error| Error::io(format!("cannot listen on {}", path.display()), error);
-        let listener = UnixListener::bind(&path).map_err(failed)?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
-        listener.set_nonblocking(true).map_err(failed)?;
-        Ok(Self { number, path, listener })
+        let door = Door::open(run.join(format!("{VSOCK}_{number}")))?;
+        Ok(Self { number, door })
     }
 
     /// The port's number, for the guest.
@@ -47,28 +76,7 @@ impl GuestPort {
     /// # Errors
     /// [`Deadline`](crate::ErrorKind::Deadline) if there is none in time.
     pub fn accept(&self, deadline: &Deadline) -> Result<UnixStream> {
-        self.accept_while(deadline, || Ok(()))
-    }
-
-    /// The same, giving up when `alive` fails.
-    pub(super) fn accept_while(
-        &self,
-        deadline: &Deadline,
-        alive: impl Fn() -> Result<()>,
-    ) -> Result<UnixStream> {
         let doing = format!("wait for the guest at port {}", self.number);
-        loop {
-            match self.listener.accept() {
-                Ok((stream, _)) => {
-                    stream.set_nonblocking(false).map_err(|error| Error::io(&*doing, error))?;
-                    return Ok(stream);
-                }
-                Err(error) if matches!(error.kind(), Io::WouldBlock | Io::Interrupted) => {}
-                Err(error) => return Err(Error::io(doing, error)),
-            }
-            alive()?;
-            let left = deadline.slice(&doing).map_err(Error::from_bridge)?;
-            std::thread::sleep(left.min(LOOK));
-        }
+        self.door.accept(|| deadline.slice(&doing).map_err(Error::from_bridge))
     }
 }

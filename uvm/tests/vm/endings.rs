@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use sys::process::Process;
-use uvm::qemu::{BootPhase, Qemu};
+use uvm::qemu::{BootPhase, Qemu, Transport};
 use uvm::{Cancel, Deadline, ErrorKind, Vm as _};
 
 use crate::bench::{boot, config, disk, erofs, layer, soon};
@@ -112,9 +112,18 @@ fn vm_whose_guest_dies_fails_every_call_and_a_closed_one_has_ended() {
     guard.release().unwrap();
     own.vm.close(Duration::from_secs(5)).unwrap();
 
-    let own = boot(|config| config.scsi_controllers = 1);
-    own.vm.close(Duration::from_secs(20)).unwrap();
-    let exit = own.vm.wait(Duration::from_secs(5)).unwrap();
+    // Over a serial port there are disks, and neither streams nor shares.
+    let run = tempfile::tempdir().unwrap();
+    let mut serial = config(run.path());
+    serial.transport = Transport::Serial;
+    serial.programs.vsock = "no-such-vsock".into();
+    let vm = std::sync::Arc::new(Qemu::boot(serial, &Deadline::never(), &mut |_| {}).unwrap());
+    assert!(!vm.capabilities().shares);
+    assert_eq!(vm.open_port().unwrap_err().kind(), ErrorKind::Unsupported);
+    let (machine, _) = uvm::Machine::open(vm.clone(), run.path()).unwrap();
+    machine.attach_scsi(&disk(&image), Some(&layer()), &soon()).unwrap().release().unwrap();
+    vm.close(Duration::from_secs(20)).unwrap();
+    let exit = vm.wait(Duration::from_secs(5)).unwrap();
     assert!(exit.orderly && exit.reason.contains("guest-shutdown"), "{exit:?}");
 }
 
