@@ -68,6 +68,72 @@ fn main() {
     requests(&directory.with_file_name("service"));
     cims(&directory.with_file_name("cim_image"));
     specifications(&directory.with_file_name("spec_json"));
+    messages(&directory.with_file_name("bridge"));
+}
+
+/// Frames with a message each, and all of them in a row.
+fn messages(directory: &Path) {
+    use bridge::{Kind, MAX_TO_GUEST, Method, write_message};
+    fs::create_dir_all(directory).expect("the seeds' directory can be made");
+    let mut all = Vec::new();
+    for (name, kind, method, body) in [
+        (
+            "negotiated",
+            Kind::Response,
+            Method::NEGOTIATE_PROTOCOL,
+            r#"{"Result":0,"ActivityId":"a","Version":4,"Capabilities":{"SupportedSchemaVersions":[{"Major":2,"Minor":1}],"RuntimeOsType":"Linux","GuestDefinedCapabilities":{"SignalProcessSupported":true}}}"#,
+        ),
+        (
+            "refused",
+            Kind::Response,
+            Method::NEGOTIATE_PROTOCOL,
+            r#"{"Result":-2147467259,"ErrorMessage":"no","ErrorRecords":[{"Result":-1,"Message":"m","ModuleName":"gcs","FileName":"f","Line":1}]}"#,
+        ),
+        (
+            "ended",
+            Kind::Notification,
+            Method::CREATE,
+            r#"{"ContainerId":"c","ActivityId":"a","Type":"UnexpectedExit","Operation":"None","Result":0}"#,
+        ),
+        (
+            "create",
+            Kind::Request,
+            Method::CREATE,
+            r#"{"ContainerId":"c","ActivityId":"a","ContainerConfig":"{\"SchemaVersion\":{\"Major\":2,\"Minor\":1},\"OciBundlePath\":\"/b\",\"OciSpecification\":{\"x\":[1,2.5,null]},\"ScratchDirPath\":\"/s\"}"}"#,
+        ),
+        (
+            "execute",
+            Kind::Request,
+            Method::EXECUTE_PROCESS,
+            r#"{"ContainerId":"c","ActivityId":"a","Settings":{"ProcessParameters":"{\"CommandArgs\":[\"sh\"],\"Environment\":{\"A\":\"b\"},\"CreateInUtilityVM\":true}","VsockStdioRelaySettings":{"StdOut":1073741825}}}"#,
+        ),
+        (
+            "disk",
+            Kind::Request,
+            Method::MODIFY_SETTINGS,
+            r#"{"ContainerId":"c","ActivityId":"a","Request":{"RequestType":"Add","ResourceType":"MappedVirtualDisk","Settings":{"MountPath":"/m","Lun":2,"VerityInfo":{"Ext4SizeInBytes":4096,"RootDigest":"ab"}}}}"#,
+        ),
+        (
+            "layers",
+            Kind::Request,
+            Method::MODIFY_SETTINGS,
+            r#"{"ContainerId":"c","ActivityId":"a","Request":{"ResourceType":"CombinedLayers","Settings":{"ContainerRootPath":"/r","Layers":[{"Path":"/a"},{"Id":"i","Path":"/b"}],"ScratchPath":"/s"}}}"#,
+        ),
+        (
+            "properties",
+            Kind::Response,
+            Method::GET_PROPERTIES,
+            r#"{"Result":0,"Properties":"{\"ProcessList\":[{\"ProcessId\":7}],\"LCOWMetrics\":{}}"}"#,
+        ),
+    ] {
+        let mut frame = Vec::new();
+        // The id is that of a client's first call.
+        write_message(&mut frame, kind, method, 1, body.as_bytes(), MAX_TO_GUEST)
+            .expect("a small message");
+        all.extend_from_slice(&frame);
+        fs::write(directory.join(name), frame).expect("a seed can be written");
+    }
+    fs::write(directory.join("all"), all).expect("a seed can be written");
 }
 
 /// Images with something of everything that the writer can store, and forks of them.
