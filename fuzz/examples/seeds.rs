@@ -18,6 +18,8 @@ use erofs::{
 use layer::hive::{Hive, Key, Layer, Semantics, Value};
 use layer::windows::{ReparsePoint, SecurityDescriptor, write_eas};
 use layer::{Cancel, write_layer_tar};
+use uvm::plan9::message::Request;
+use uvm::plan9::wire::{Data, List};
 
 fn main() {
     let directory = env::args_os().nth(1).map_or_else(
@@ -69,6 +71,7 @@ fn main() {
     cims(&directory.with_file_name("cim_image"));
     specifications(&directory.with_file_name("spec_json"));
     messages(&directory.with_file_name("bridge"));
+    plan9(&directory.with_file_name("plan9"));
 }
 
 /// Frames with a message each, and all of them in a row.
@@ -461,4 +464,67 @@ fn device(tree: &mut Tree) {
     let chunks = [Some(start), None, Some(start)].into();
     let data = FileData::Chunks { size: 1500, chunk_bits: 9, chunks };
     add(tree, Tree::ROOT, "chunks", Content::Regular(data));
+}
+
+/// Messages of a guest that does a little of everything, in the target's form.
+fn plan9(directory: &Path) {
+    fs::create_dir_all(directory).expect("the seeds' directory can be made");
+    let walk = |new_fid, names: &[&'static [u8]]| Request::Walk {
+        fid: 0,
+        new_fid,
+        names: List::new(names).expect("few names"),
+    };
+    let requests = [
+        walk(1, &[b"d", b"e"]),
+        walk(2, &[b"f"]),
+        walk(3, &[b"l"]),
+        walk(4, &[b"d", b".."]),
+        walk(5, &[]),
+        Request::Getattr { fid: 2, mask: 0x7ff },
+        Request::Lopen { fid: 2, flags: 2 },
+        Request::Write { fid: 2, offset: 1, data: Data(b"data") },
+        Request::Read { fid: 2, offset: 0, count: 100 },
+        Request::Readlink { fid: 3 },
+        Request::Lopen { fid: 4, flags: 0 },
+        Request::Readdir { fid: 4, offset: 0, count: 200 },
+        Request::Lcreate { fid: 1, name: b"new", flags: 0o202, mode: 0o644, gid: 0 },
+        Request::Lock { fid: 2, kind: 1, flags: 0, start: 0, length: 0, process: 1, client: b"c" },
+        Request::Mkdir { directory: 5, name: b"d2", mode: 0o755, gid: 0 },
+        Request::Symlink { directory: 5, name: b"s", target: b"..", gid: 0 },
+        Request::Mknod { directory: 5, name: b"p", mode: 0o010_600, major: 0, minor: 0, gid: 0 },
+        Request::Link { directory: 5, fid: 2, name: b"h" },
+        Request::Renameat { old_directory: 5, old_name: b"d", new_directory: 5, new_name: b"d3" },
+        Request::Unlinkat { directory: 5, name: b"f", flags: 0 },
+        Request::Setattr {
+            fid: 2,
+            valid: 0x1ff,
+            mode: 0o600,
+            uid: 0,
+            gid: 0,
+            size: 3,
+            atime: 1,
+            atime_nsec: 2,
+            mtime: 3,
+            mtime_nsec: 4,
+        },
+        Request::Xattrcreate { fid: 5, name: b"user.a", size: 1, flags: 0 },
+        Request::Write { fid: 5, offset: 0, data: Data(b"1") },
+        Request::Clunk { fid: 5 },
+        Request::Xattrwalk { fid: 0, new_fid: 6, name: b"" },
+        Request::Statfs { fid: 0 },
+        Request::Fsync { fid: 2, data_only: 1 },
+        Request::Remove { fid: 3 },
+    ];
+    for how in 0..4 {
+        let mut bytes = vec![how];
+        let mut message = Vec::new();
+        for request in &requests {
+            request.write(0, &mut message);
+            let body = &message[7..];
+            bytes.extend([message[4], u8::try_from(body.len()).expect("a short message")]);
+            bytes.extend_from_slice(body);
+        }
+        fs::write(directory.join(format!("everything-{how}")), bytes)
+            .expect("a seed can be written");
+    }
 }

@@ -58,6 +58,7 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<()> {
     });
     stages.run("vm kit", || vm_kit::make().map(drop));
     stages.run("vm tests", || {
+        packages::require_file_system_judges()?;
         let test = ["test", "--workspace", "--no-fail-fast", "--tests", "--", "vm_"];
         program::run_tests(cargo(test).env(KIT_VARIABLE, vm_kit::directory()))
     });

@@ -126,8 +126,9 @@ const VM: &[&str] = &[
     "dpkg",
     "e2fsprogs",
     "libc-bin",
-    // Disk images of other formats, for tests.
+    // Disk images of other formats, and a program that works in a share, for tests.
     "qemu-utils",
+    "git",
     "runc",
     "xfsprogs",
     "xz-utils",
@@ -239,5 +240,16 @@ pub(crate) fn require_vsock_device() -> Result<()> {
     }
     let install = ["install", "--locked", "--version", "0.3.0", "vhost-device-vsock"];
     program::run(&mut program::cargo(install))?;
+    Ok(())
+}
+
+/// Judges of file systems that run in a guest, in a share: a suite of POSIX's rules, and random input and output.
+pub(crate) fn require_file_system_judges() -> Result<()> {
+    for (name, version) in [("pjdfstest", "0.2.2"), ("fsx", "0.3.2")] {
+        if !program::exists(name) {
+            let install = ["install", "--locked", "--version", version, name];
+            program::run(&mut program::cargo(install))?;
+        }
+    }
     Ok(())
 }

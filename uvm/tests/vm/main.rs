@@ -5,3 +5,4 @@
 mod bench;
 mod devices;
 mod endings;
+mod shares;
