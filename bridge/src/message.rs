@@ -71,11 +71,14 @@ requests! {
 
 /// What every request begins with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
+#[serde(rename_all = "PascalCase")]
 pub struct RequestBase {
-    /// The container it is about; [`NULL_CONTAINER`] for the VM.
+    /// The container it is about; [`NULL_CONTAINER`] for the VM. What does not say it is about no container, and not
+    /// about the VM.
+    #[serde(default)]
     pub container_id: String,
     /// The activity it belongs to; comes back in the answer.
+    #[serde(default)]
     pub activity_id: String,
 }
 

@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bridge::Connection;
 use guest::init::{dial_bridge, say, set_up};
@@ -70,6 +71,8 @@ fn without_vm(bridge: &std::path::Path, ports: PathBuf, state: PathBuf) -> ExitC
     let options = AgentOptions {
         dial: Arc::new(Sockets(ports)),
         runtime_state: state,
+        // There are no devices, and none will come.
+        device_wait: Duration::from_millis(100),
         power_off: Box::new(|| std::process::exit(0)),
         ..AgentOptions::default()
     };

@@ -238,6 +238,13 @@ fn requests_of_strangers() {
 }
 
 #[test]
+fn a_request_that_names_nobody_is_not_about_the_vm() {
+    let request: ShutdownGraceful = serde_json::from_str("{}").unwrap();
+    assert!(!request.base.is_vm());
+    assert!(ShutdownGraceful::default().base.is_vm());
+}
+
+#[test]
 fn notifications_and_refusals() {
     golden(
         &ContainerNotification {

@@ -103,6 +103,18 @@ impl Host {
         children.trim().parse().unwrap()
     }
 
+    /// How many child processes the agent has, dead ones among them.
+    pub(crate) fn children(&self) -> usize {
+        let pid = self.agent_pid();
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        tasks
+            .flatten()
+            // A thread may have ended meanwhile.
+            .filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok())
+            .map(|children| children.split_whitespace().count())
+            .sum()
+    }
+
     /// A path as the agent sees it, with what is mounted there.
     pub(crate) fn seen(&self, path: &Path) -> PathBuf {
         let path = path.strip_prefix("/").unwrap();

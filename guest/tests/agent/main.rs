@@ -5,5 +5,6 @@
 
 mod containers;
 mod host;
+mod hostile;
 mod layers;
 mod protocol;
