@@ -72,6 +72,7 @@ fn main() {
     specifications(&directory.with_file_name("spec_json"));
     messages(&directory.with_file_name("bridge"));
     plan9(&directory.with_file_name("plan9"));
+    qmp(&directory.with_file_name("qmp_answers"));
 }
 
 /// Frames with a message each, and all of them in a row.
@@ -268,6 +269,19 @@ fn windows_layers(directory: &Path) {
     let text = "O:BAG:SYD:AI(A;OICI;FA;;;BA)(OA;;CR;00112233-4455-6677-8899-aabbccddeeff;;SY)";
     fs::write(directory.join("sddl"), text).expect("a seed can be written");
     fs::write(directory.join("time"), "-11644473600.0000001").expect("a seed can be written");
+}
+
+/// A conversation as QEMU has it, its end said twice.
+fn qmp(directory: &Path) {
+    std::fs::create_dir_all(directory).expect("a place for seeds");
+    let lines = [
+        r#"{"QMP": {"version": {"qemu": {"micro": 2, "minor": 0, "major": 10}, "package": ""}, "capabilities": ["oob"]}}"#,
+        r#"{"return": {}, "id": 0}"#,
+        r#"{"error": {"class": "DeviceNotFound", "desc": "Device 'x' not found"}, "id": 0}"#,
+        r#"{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "DEVICE_DELETED", "data": {"device": "d", "path": "/p"}}"#,
+        r#"{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-shutdown"}}"#,
+    ];
+    std::fs::write(directory.join("conversation"), lines.join("\r\n") + "\r\n").expect("a seed");
 }
 
 /// A hive, and a delta that does something to every part of it.
