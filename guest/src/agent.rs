@@ -20,7 +20,7 @@ use crate::children::Children;
 use crate::container::Containers;
 use crate::dial::Dial;
 use crate::disk::Devices;
-use crate::process::{Process, run_in_vm};
+use crate::process::{Process, remember, run_in_vm};
 use crate::resources::Resources;
 use crate::runtime::Runtime;
 use crate::stdio::Streams;
@@ -146,7 +146,7 @@ impl Agent {
         let process = run_in_vm(&self.children, parameters, streams)?;
         let pid = process.pid;
         let mut processes = self.processes.lock().unwrap_or_else(PoisonError::into_inner);
-        processes.insert(pid, process);
+        remember(&mut processes, process);
         Ok(pid)
     }
 

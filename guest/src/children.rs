@@ -104,6 +104,15 @@ impl Children {
         }
     }
 
+    /// Nobody waits for a process that was started or adopted after all; it is killed and reaped as an orphan.
+    pub(crate) fn abandon(&self, pid: u32) {
+        let mut state = self.lock();
+        // While it is on the list nobody else takes its status, so the number is still its own.
+        if state.waited.remove(&pid) {
+            let _ = sys::signal_process(Some(pid), sys::SIGNAL_KILL);
+        }
+    }
+
     /// Runs a tool to its end and gives its output.
     ///
     /// # Errors

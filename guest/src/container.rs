@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::dial::Dial;
 use crate::place::{MadeDirectories, checked};
-use crate::process::{Process, words};
+use crate::process::{Process, remember, words};
 use crate::runtime::{Runtime, Start};
 use crate::spec::{Mounted, prepare, sandbox_of};
 use crate::stdio::Streams;
@@ -191,7 +191,7 @@ impl Containers {
                         state.phase = Phase::Running;
                     }
                 }
-                state.processes.insert(pid, process);
+                remember(&mut state.processes, process);
                 Ok(pid)
             }
             Err(error) => {

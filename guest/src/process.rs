@@ -1,6 +1,8 @@
 //! Processes that a host runs and waits for.
 
+use std::collections::HashMap;
 use std::fs::File;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,12 +13,18 @@ use crate::children::{Children, program};
 use crate::stdio::{Flow, Streams, use_terminal};
 use crate::{Error, ErrorKind, Result};
 
+/// From so many processes on, those whose end was told are forgotten.
+const REMEMBERED: usize = 256;
+
 /// A process, running or ended.
 #[derive(Debug)]
 pub(crate) struct Process {
     /// Its id in the agent's process namespace.
     pub(crate) pid: u32,
-    terminal: Option<File>,
+    /// Closed when it ends.
+    terminal: Mutex<Option<File>>,
+    /// Its end was told to somebody who waited.
+    told: AtomicBool,
     exit: Mutex<Option<i32>>,
     ended: Condvar,
 }
@@ -32,13 +40,19 @@ impl Process {
         flow: Flow,
         after: impl FnOnce(i32) + Send + 'static,
     ) -> Result<Arc<Self>> {
-        let process =
-            Arc::new(Self { pid, terminal, exit: Mutex::new(None), ended: Condvar::new() });
-        let (followed, children) = (process.clone(), children.clone());
+        let process = Arc::new(Self {
+            pid,
+            terminal: Mutex::new(terminal),
+            told: AtomicBool::new(false),
+            exit: Mutex::new(None),
+            ended: Condvar::new(),
+        });
+        let (followed, waiting) = (process.clone(), children.clone());
         let follow = move || {
             // A child that cannot be waited for is lost; 255 is what shells say of such.
-            let code = already.unwrap_or_else(|| children.wait(pid).unwrap_or(255));
+            let code = already.unwrap_or_else(|| waiting.wait(pid).unwrap_or(255));
             flow.end();
+            followed.terminal.lock().unwrap_or_else(PoisonError::into_inner).take();
             *followed.exit.lock().unwrap_or_else(PoisonError::into_inner) = Some(code);
             followed.ended.notify_all();
             after(code);
@@ -47,7 +61,10 @@ impl Process {
             .name(format!("wait-{pid}"))
             .stack_size(256 << 10)
             .spawn(follow)
-            .map_err(|error| Error::failed("starting a thread", error))?;
+            .map_err(|error| {
+                children.abandon(pid);
+                Error::failed("starting a thread", error)
+            })?;
         Ok(process)
     }
 
@@ -60,6 +77,7 @@ impl Process {
         let mut exit = self.exit.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(code) = *exit {
+                self.told.store(true, Ordering::Release);
                 return Ok(code);
             }
             let left = match until {
@@ -91,12 +109,21 @@ impl Process {
 
     /// Tells its terminal its size.
     pub(crate) fn resize(&self, rows: u16, columns: u16) -> Result<()> {
-        let Some(terminal) = &self.terminal else {
+        let terminal = self.terminal.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(terminal) = &*terminal else {
             return Err(Error::invalid(format!("process {} has no terminal", self.pid)));
         };
         sys::set_window_size(terminal, rows, columns)
             .map_err(|error| Error::failed("resizing a terminal", error))
     }
+}
+
+/// Remembers a process, and forgets some whose end was told when there are many.
+pub(crate) fn remember(processes: &mut HashMap<u32, Arc<Process>>, process: Arc<Process>) {
+    if processes.len() >= REMEMBERED {
+        processes.retain(|_, process| !process.told.load(Ordering::Acquire));
+    }
+    processes.insert(process.pid, process);
 }
 
 /// Program and arguments, from a list or from a line that is split at spaces.
@@ -172,6 +199,19 @@ mod tests {
         assert!(words(&line("  ")).is_err());
         let list = ProcessParameters { command_args: vec!["a b".to_owned()], ..line("x") };
         assert_eq!(words(&list).unwrap(), ["a b"]);
+    }
+
+    #[test]
+    fn processes_are_forgotten_when_their_end_was_told() {
+        let children = Children::default();
+        let process =
+            Process::follow(&children, 1, Some(0), None, Flow::default(), |_| {}).unwrap();
+        process.wait(None).unwrap();
+        let mut processes: HashMap<_, _> =
+            (0..300).map(|number| (number + 2, process.clone())).collect();
+        let other = Process::follow(&children, 1, Some(0), None, Flow::default(), |_| {}).unwrap();
+        remember(&mut processes, other);
+        assert_eq!(processes.keys().collect::<Vec<_>>(), [&1]);
     }
 
     #[test]

@@ -130,16 +130,17 @@ impl Runtime {
         let already = self.children.adopt(pid, since);
         let mut owned = None;
         if let (Some(listener), Some(streams)) = (listener, streams) {
-            // runc has sent the terminal before it ended.
-            let terminal = listener
-                .accept()
-                .map_err(|error| Error::failed("accepting a terminal", error))
-                .and_then(|(socket, _)| {
-                    sys::receive_descriptor(&socket)
-                        .map_err(|error| Error::failed("receiving a terminal", error))
-                })?;
-            flow = Some(streams.connect_terminal(&terminal)?);
-            owned = Some(terminal);
+            let connected = accept_terminal(&listener).and_then(|terminal| {
+                flow = Some(streams.connect_terminal(&terminal)?);
+                Ok(terminal)
+            });
+            match connected {
+                Ok(terminal) => owned = Some(terminal),
+                Err(error) => {
+                    self.children.abandon(pid);
+                    return Err(error);
+                }
+            }
         }
         let flow = flow.unwrap_or_default();
         let process = Process::follow(&self.children, pid, already, owned, flow, after)?;
@@ -186,6 +187,14 @@ impl Runtime {
         let path = file.display().to_string();
         self.run(bundle, &["update", "--resources", &path, id]).map(drop)
     }
+}
+
+/// The terminal that runc has sent before it ended.
+fn accept_terminal(listener: &UnixListener) -> Result<fs::File> {
+    let failed = |error| Error::failed("accepting a terminal", error);
+    listener.set_nonblocking(true).map_err(failed)?;
+    let (socket, _) = listener.accept().map_err(failed)?;
+    sys::receive_descriptor(&socket).map_err(|error| Error::failed("receiving a terminal", error))
 }
 
 /// The files of one start; they go when it is done.

@@ -80,7 +80,7 @@ fn privileged_codes_are_those_of_the_genuine_agent() {
 }
 
 #[test]
-fn privileged_a_process_in_the_vm_has_streams_and_an_exit_code() {
+fn privileged_a_process_beside_containers_has_streams_and_an_exit_code() {
     let mut host = Host::negotiated();
     let ((input, to), (output, from), (error, complaints)) =
         (host.port(), host.port(), host.port());
