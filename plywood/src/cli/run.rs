@@ -41,7 +41,8 @@ pub(crate) struct RunArgs {
     /// Set an environment variable, or pass on the caller's when only its name is given.
     #[arg(short, long = "env", value_name = "KEY[=VALUE]")]
     pub(crate) env: Vec<OsString>,
-    /// `type=bind,source=…,target=…[,ro]` or `type=tmpfs,target=…[,size=…]`.
+    /// `type=bind,source=…,target=…[,ro]`, `type=tmpfs,target=…[,size=…]`, or in a virtual machine
+    /// `type=disk,source=…,target=…[,ro]`, a disk image with a file system.
     #[arg(long = "mount", value_name = "MOUNT", value_parser = parse_mount)]
     pub(crate) mounts: Vec<MountOption>,
     /// Mount the root filesystem read-only.
@@ -118,6 +119,8 @@ pub(crate) enum MountKind {
     Bind(PathBuf),
     /// A new tmpfs, optionally limited in bytes.
     Tmpfs(Option<u64>),
+    /// A disk image of the host, which a virtual machine mounts.
+    Disk(PathBuf),
 }
 
 /// The kernel takes at most 64 bytes; an empty one would leave the host's.
@@ -172,15 +175,18 @@ fn parse_mount(text: &str) -> Result<MountOption, String> {
         return Err("the target must be an absolute path".to_owned());
     }
     let kind = match (kind.unwrap_or("bind"), source) {
-        ("bind", None) => return Err("`source=` is missing".to_owned()),
-        ("bind", Some(_)) if size.is_some() => return Err("`size=` is for tmpfs".to_owned()),
-        ("bind", Some(source)) if !source.is_absolute() => {
+        ("bind" | "disk", None) => return Err("`source=` is missing".to_owned()),
+        ("bind" | "disk", Some(_)) if size.is_some() => {
+            return Err("`size=` is for tmpfs".to_owned());
+        }
+        ("bind" | "disk", Some(source)) if !source.is_absolute() => {
             return Err("the source must be an absolute path".to_owned());
         }
+        ("disk", Some(source)) => MountKind::Disk(source),
         ("bind", Some(source)) => MountKind::Bind(source),
         ("tmpfs", Some(_)) => return Err("a tmpfs has no source".to_owned()),
         ("tmpfs", None) => MountKind::Tmpfs(size),
-        (other, _) => return Err(format!("unknown type `{other}`: bind or tmpfs")),
+        (other, _) => return Err(format!("unknown type `{other}`: bind, tmpfs or disk")),
     };
     Ok(MountOption { kind, target, read_only })
 }
@@ -215,6 +221,9 @@ mod tests {
             "type=bind,source=/a,target=b",
             "type=tmpfs,source=/a,target=/b",
             "type=nfs,source=/a,target=/b",
+            "type=disk,target=/b",
+            "type=disk,source=a,target=/b",
+            "type=disk,source=/a,target=/b,size=1",
             "source=/a,target=/b,size=1",
             "source=/a,target=/b,what=1",
         ] {

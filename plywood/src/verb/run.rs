@@ -22,7 +22,7 @@ use rustix::process::{Resource, getrlimit};
 use store::{ImageRecord, Scratch};
 
 use crate::Session;
-use crate::cli::{Isolation, RunArgs};
+use crate::cli::{Isolation, MountKind, RunArgs};
 use crate::container::{self, Body, Container};
 use crate::escape;
 use crate::exit::{Exit, Failure};
@@ -38,6 +38,15 @@ pub(crate) fn run(session: &mut Session, args: &RunArgs) -> Result<ExitCode> {
         return in_vm::run(session, args);
     }
     args.vm.refuse()?;
+    if args.mounts.iter().any(|mount| matches!(mount.kind, MountKind::Disk(_))) {
+        anyhow::bail!(
+            Failure::new(
+                Exit::Usage,
+                "mounts of type disk are for containers in a virtual machine"
+            )
+            .hint("add --isolation vm")
+        );
+    }
     require_root("running a container")?;
     if args.tty && !signals::has_terminal() {
         anyhow::bail!(

@@ -5,6 +5,7 @@ mod cim;
 mod image;
 mod session;
 mod traces;
+mod vm;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -43,11 +44,15 @@ enum What {
     Image,
     /// Layers of Windows
     Cim,
+    /// Containers in a virtual machine
+    Vm,
 }
 
 pub(crate) fn demo(arguments: &DemoArguments) -> Result<()> {
-    if arguments.what == What::Cim {
-        return cim::demo(arguments.plywood.as_deref());
+    match arguments.what {
+        What::Image => {}
+        What::Cim => return cim::demo(arguments.plywood.as_deref()),
+        What::Vm => return vm::demo(arguments.plywood.as_deref()),
     }
     packages::set_up(Purpose::Demo)?;
     packages::require_root("demo", "the demo mounts images and runs containers, which takes root")?;

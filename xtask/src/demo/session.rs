@@ -15,6 +15,7 @@ pub(super) struct Session {
     pub(super) root: PathBuf,
     /// Mounts and the journal.
     pub(super) run: PathBuf,
+    variables: Vec<(&'static str, PathBuf)>,
     stages: Vec<Stage>,
     claims: usize,
 }
@@ -28,13 +29,19 @@ struct Stage {
 impl Session {
     pub(super) fn new(program: PathBuf, directory: &Path) -> Self {
         let (root, run) = (directory.join("root"), directory.join("run"));
-        Self { program, root, run, stages: Vec::new(), claims: 0 }
+        Self { program, root, run, variables: Vec::new(), stages: Vec::new(), claims: 0 }
+    }
+
+    /// Sets a variable for every command from now on.
+    pub(super) fn set(&mut self, variable: &'static str, value: PathBuf) {
+        self.variables.push((variable, value));
     }
 
     /// `plywood` on the demo's own store.
     pub(super) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command.args(arguments).env("PLYWOOD_ROOT", &self.root).env("PLYWOOD_RUN", &self.run);
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command
     }
 
@@ -86,7 +93,19 @@ impl Session {
 
     /// A container in the background that answers when it is spoken to.
     pub(super) fn container(&self, name: &str, image: &str, script: &str) -> Result<Container> {
-        let words = ["run", "--name", name, image, "--", "/bin/sh", "-c", script];
+        self.container_with(&[], name, image, script)
+    }
+
+    /// The same, with more options of `run`.
+    pub(super) fn container_with(
+        &self,
+        options: &[&str],
+        name: &str,
+        image: &str,
+        script: &str,
+    ) -> Result<Container> {
+        let command = ["--name", name, image, "--", "/bin/sh", "-c", script];
+        let words = [&["run"], options, &command].concat();
         show(&words);
         let start = Instant::now();
         let mut child = self
@@ -158,6 +177,14 @@ impl Container {
         self.output.read_line(&mut line).context("cannot read what the container prints")?;
         ensure!(line.trim_end() == wanted, "the container printed {line:?} instead of {wanted:?}");
         Ok(self.start.elapsed())
+    }
+
+    /// The next line that the container prints, and how long that took.
+    pub(super) fn line(&mut self) -> Result<(String, Duration)> {
+        let mut line = String::new();
+        self.output.read_line(&mut line).context("cannot read what the container prints")?;
+        ensure!(!line.is_empty(), "the container has ended and printed nothing");
+        Ok((line, self.start.elapsed()))
     }
 
     /// Writes a line to the container's standard input.

@@ -249,7 +249,7 @@ pub(super) fn runtime_config(
 /// Finds out before anything is set up whether what is to be bind-mounted exists.
 pub(super) fn check_sources(mounts: &[MountOption]) -> Result<()> {
     for mount in mounts {
-        if let MountKind::Bind(source) = &mount.kind {
+        if let MountKind::Bind(source) | MountKind::Disk(source) = &mount.kind {
             std::fs::metadata(source).with_context(|| {
                 format!("the source of a mount, {}, cannot be used", source.display())
             })?;
@@ -289,6 +289,16 @@ fn asked_mount(mount: &MountOption) -> Result<Value> {
     let target = utf8(&mount.target)?;
     match &mount.kind {
         MountKind::Bind(source) => Ok(bind(&utf8(source)?, &target, mount.read_only)),
+        // The type's name in hcsshim's specifications.
+        MountKind::Disk(source) => {
+            let access = if mount.read_only { "ro" } else { "rw" };
+            Ok(json!({
+                "destination": target,
+                "type": "virtual-disk",
+                "source": utf8(source)?,
+                "options": ["rbind", access],
+            }))
+        }
         MountKind::Tmpfs(size) => {
             let mut options = vec!["nosuid".to_owned(), "nodev".to_owned(), "mode=1777".to_owned()];
             options.extend(size.map(|size| format!("size={size}")));
