@@ -218,6 +218,22 @@ pub(crate) fn exists(host: &Host, name: &str) -> bool {
     containers(host).join(name).is_dir()
 }
 
+/// Refuses to touch the scratch of a container that runs in a virtual machine: its file system is mounted there, and
+/// mounting it here as well would destroy it.
+pub(crate) fn refuse_in_vm(host: &Host, key: &str) -> Result<()> {
+    let Some(name) = key.strip_prefix(KEY_PREFIX) else { return Ok(()) };
+    let Ok(text) = fs::read(containers(host).join(name).join(RECORD)) else { return Ok(()) };
+    match serde_json::from_slice::<Record>(&text) {
+        Ok(Record { body: Body::Vm(_), .. }) => Err(Failure::new(
+            Exit::Exists,
+            format!("the container {name} runs in a virtual machine, which has {key} mounted"),
+        )
+        .hint("wait until the container has ended, or stop it")
+        .into()),
+        _ => Ok(()),
+    }
+}
+
 /// Takes down every container whose process is dead.
 pub(crate) fn settle(host: &Host) -> Result<()> {
     sweep_trials(host.run());

@@ -229,7 +229,7 @@ impl Host {
     /// Takes down the containers whose command was killed.
     pub(crate) fn settle_containers(&self) -> Result<()> {
         match rustix::process::geteuid().is_root() {
-            true => container::settle(self),
+            true => crate::vm::settle(self).and_then(|()| container::settle(self)),
             false => Ok(()),
         }
     }
@@ -239,6 +239,7 @@ impl Host {
         if !rustix::process::geteuid().is_root() {
             return Ok(());
         }
+        crate::vm::settle(self)?;
         container::settle(self)?;
         if self.has_journal() {
             self.registry()?

@@ -444,3 +444,36 @@ fn privileged_what_a_killed_command_left_goes_while_a_daemon_has_the_store() {
     world.assert_no_traces();
     daemon.stop();
 }
+
+#[test]
+fn privileged_a_virtual_machine_is_refused_before_anything_is_made() {
+    let world = World::with_image();
+    let vm = ["--isolation", "vm"];
+    for (options, code, told) in [
+        (&["--kit", "/nonexistent"][..], 3, "kit"),
+        (&["--vm", "nobody"], 4, "nobody"),
+        (&["--network", "host"], 2, "network"),
+        (&["--tty"], 2, "terminal"),
+        (&["--mount", "type=disk,source=/nonexistent,target=/d"], 4, "/nonexistent"),
+        (&["--mount", "type=bind,source=/nonexistent,target=/d"], 4, "/nonexistent"),
+        (&["--user", "nobody-here", "--kit", "/nonexistent"], 4, "nobody-here"),
+    ] {
+        let outcome = world.shell(&[&vm, options].concat(), "true");
+        assert_eq!(outcome.code, code, "{options:?}: {}", outcome.stderr);
+        assert!(outcome.stderr.contains(told), "{options:?}: {}", outcome.stderr);
+    }
+    for (options, told) in [
+        (&["--kit", "/x"][..], "--isolation vm"),
+        (&["--vm", "x"], "--isolation vm"),
+        (&["--mount", "type=disk,source=/dev/null,target=/d"], "--isolation vm"),
+    ] {
+        let outcome = world.shell(options, "true");
+        assert_eq!(outcome.code, 2, "{options:?}: {}", outcome.stderr);
+        assert!(outcome.stderr.contains(told), "{options:?}: {}", outcome.stderr);
+    }
+    for words in [&["inspect", "x"][..], &["slots", "x"], &["console", "x"], &["stop", "x"]] {
+        assert_eq!(world.run(&[&["vm"], words].concat()).code, 4, "{words:?}");
+    }
+    assert!(world.json(&["vm", "ls"]).is_empty());
+    world.assert_no_traces();
+}

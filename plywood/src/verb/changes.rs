@@ -43,6 +43,7 @@ pub(crate) fn diff(session: &mut Session, args: &SnapshotDiffArgs) -> Result<()>
     if args.tar {
         session.output.must_not_be_terminal("a tar")?;
     }
+    crate::container::refuse_in_vm(&session.host, &args.key)?;
     let store = session.host.existing_store()?;
     let snapshot = store.stat(args.key.as_bytes())?;
     let doing = || format!("cannot compare {} with its parent", args.key);

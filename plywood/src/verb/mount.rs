@@ -93,6 +93,7 @@ fn mount_stored(
     target: &Path,
     holder: &Holder,
 ) -> Result<()> {
+    crate::container::refuse_in_vm(host, what)?;
     let store = host.existing_store()?;
     let mut options = MountOptions { read_only: !args.rw };
     let mut made = None;

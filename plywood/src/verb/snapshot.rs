@@ -81,6 +81,7 @@ fn print_mounts(session: &mut Session, args: &PrepareArgs) -> Result<()> {
 
 fn mounts(session: &mut Session, args: &SnapshotMountsArgs) -> Result<()> {
     require_root("mounting the layers of a snapshot")?;
+    crate::container::refuse_in_vm(&session.host, &args.key)?;
     let chain = {
         let store = session.host.existing_store()?;
         store.chain(args.key.as_bytes()).with_context(|| format!("cannot describe {}", args.key))?
@@ -164,6 +165,7 @@ fn remove(session: &mut Session, args: &SnapshotRemoveArgs) -> Result<()> {
 
 /// Refuses to pull a snapshot from under a mount or a container.
 fn check_unused(host: &Host, key: &str) -> Result<()> {
+    crate::container::refuse_in_vm(host, key)?;
     if !host.has_journal() || !rustix::process::geteuid().is_root() {
         return Ok(());
     }
