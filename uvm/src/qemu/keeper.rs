@@ -17,6 +17,11 @@ use crate::{Error, ErrorKind, Result};
 
 /// How often the processes are looked at. The end of QEMU is noticed by its sockets at once; this is for the status.
 const LOOK: Duration = Duration::from_millis(50);
+/// Looks between two at the threads of the vsock device's process.
+const LOOKS_PER_CHECK: u32 = 20;
+/// Its thread for the guest's queues. Version 0.3.0 goes on without it when an error has ended it, and the guest can then
+/// not be reached any more.
+const VSOCK_WORKER: &str = "vring_worker";
 /// Until the vsock device's process must have its socket.
 const SOCKET_TIME: Duration = Duration::from_secs(10);
 
@@ -184,12 +189,25 @@ impl Children {
     /// Until QEMU ends or is to be killed. The vsock device never outlives it, nor it the vsock device, without which
     /// the guest cannot be reached.
     fn keep(mut self, killed: &Receiver<()>) -> String {
+        let (mut had_worker, mut missed, mut look) = (false, 0_u32, 0_u32);
         loop {
+            look = look.wrapping_add(1);
             if let Some(Ok(Some(status))) = self.qemu.as_mut().map(Child::try_wait) {
                 return said(status);
             }
             if let Some(Ok(Some(status))) = self.vsock.as_mut().map(Child::try_wait) {
                 return format!("the vsock device's process ended with {status}");
+            }
+            if look.is_multiple_of(LOOKS_PER_CHECK)
+                && let Some(vsock) = &self.vsock
+            {
+                let has_worker = has_thread(vsock.id(), VSOCK_WORKER);
+                had_worker |= has_worker;
+                // Twice, should a listing of threads once be incomplete.
+                missed = if had_worker && !has_worker { missed + 1 } else { 0 };
+                if missed == 2 {
+                    return "the vsock device's thread for the guest ended".to_owned();
+                }
             }
             match killed.recv_timeout(LOOK) {
                 Ok(()) | Err(RecvTimeoutError::Disconnected) => return "it was killed".to_owned(),
@@ -197,6 +215,13 @@ impl Children {
             }
         }
     }
+}
+
+fn has_thread(process: u32, name: &str) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{process}/task")) else { return false };
+    threads.flatten().any(|thread| {
+        std::fs::read_to_string(thread.path().join("comm")).is_ok_and(|comm| comm.trim() == name)
+    })
 }
 
 fn said(status: ExitStatus) -> String {

@@ -172,6 +172,13 @@ fn vm_ends_with_its_owner_and_the_next_one_starts_in_its_place() {
     assert!(journal.contains("intend"), "{journal}");
     // The devices died with the machine: the next one begins with nothing.
     let vm = Qemu::boot(config(run.path()), &Deadline::never(), &mut |_| {}).unwrap();
-    let (machine, errors) = uvm::Machine::open(std::sync::Arc::new(vm), run.path()).unwrap();
+    let vm = std::sync::Arc::new(vm);
+    let (machine, errors) = uvm::Machine::open(vm.clone(), run.path()).unwrap();
     assert!(errors.is_empty() && machine.inventory() == uvm::Inventory::default());
+    // A machine that cannot be reached any more is none.
+    let list = std::fs::read_to_string(run.path().join("processes")).unwrap();
+    let vsock: Process = list.lines().nth(1).unwrap().parse().unwrap();
+    vsock.kill().unwrap();
+    let exit = vm.wait(Duration::from_secs(10)).expect("it ends without its vsock device");
+    assert!(!exit.orderly && exit.reason.contains("vsock device"), "{exit:?}");
 }
