@@ -14,8 +14,8 @@ use crate::{Error, ErrorKind, Result};
 const MODULES: &str = "/modules";
 /// The name of the virtio-serial port of the bridge, where there is no vsock.
 const SERIAL_PORT: &str = "plywood.bridge";
-/// How long the device of the bridge may take to come.
-const BRIDGE_WAIT: Duration = Duration::from_secs(20);
+/// How long the host's end of the bridge may take to come, and to come again.
+pub const BRIDGE_WAIT: Duration = Duration::from_secs(20);
 
 /// What the machine was told on the kernel's command line.
 #[derive(Debug, Default, PartialEq, Eq)]

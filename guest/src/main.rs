@@ -7,11 +7,14 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bridge::Connection;
-use guest::init::{dial_bridge, say, set_up};
+use guest::init::{BRIDGE_WAIT, dial_bridge, say, set_up};
 use guest::{Agent, AgentOptions, Dial, Nowhere, Sockets, Vsock};
+
+/// A connection that ends sooner had no host.
+const BRIEF: Duration = Duration::from_millis(50);
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
@@ -49,14 +52,26 @@ fn machine() {
         Ok(agent) => agent,
         Err(error) => return say(&error.chain()),
     };
-    // A host whose connection broke may dial again; one that is gone does not, and then nobody needs the VM.
+    // A host whose connection broke may come again; one that is gone does not, and then nobody needs the VM. A serial port
+    // can be opened without a host, and then is at its end at once.
+    let mut heard = Instant::now();
+    say("ready");
     loop {
         match dial_bridge(&line) {
             Ok(connection) => {
-                say("ready");
-                match agent.serve(connection) {
-                    Ok(()) => say("the host closed the bridge"),
-                    Err(error) => say(&format!("the bridge broke: {error}")),
+                let started = Instant::now();
+                let outcome = agent.serve(connection);
+                if started.elapsed() > BRIEF {
+                    heard = Instant::now();
+                    match outcome {
+                        Ok(()) => say("the host closed the bridge"),
+                        Err(error) => say(&format!("the bridge broke: {error}")),
+                    }
+                } else if heard.elapsed() > BRIDGE_WAIT {
+                    say("there is no host at the bridge");
+                    return agent.shut_down();
+                } else {
+                    std::thread::sleep(BRIEF);
                 }
             }
             Err(error) => {
