@@ -1,8 +1,8 @@
 //! A connection: its stream, and the threads that answer what comes by it.
 //!
-//! One thread at a time reads. It answers quick requests itself and then reads on, so that a client that asks one thing
-//! after another is served by one thread without any waking; before anything that may take long it hands the
-//! reading to another thread.
+//! One thread at a time reads. It answers what it has read and then reads on, so that a client that asks one thing after
+//! another is served by one thread without any waking; before anything that may wait for a disk it hands the reading
+//! to another thread.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -90,22 +90,24 @@ impl<R: Read + Send, W: Write + Send> Connection<'_, R, W> {
                 }
             };
             self.begin(kind, tag);
-            if is_quick(kind) {
-                leading = Some(inbound);
-            } else {
-                drop(inbound);
-                self.have_a_reader(scope);
-            }
             let body = &bytes[HEADER..length];
+            let mut inbound = Some(inbound);
+            let mut may_wait = || {
+                if inbound.take().is_some() {
+                    self.have_a_reader(scope);
+                }
+            };
             if kind == FLUSH {
+                may_wait();
                 self.await_end(body);
             }
-            self.session.answer(kind, tag, body, &mut answer);
+            self.session.answer(kind, tag, body, &mut answer, &mut may_wait);
             let written = self.write(&answer);
             self.end(tag);
             if let Err(error) = written {
                 return self.fail(error);
             }
+            leading = inbound;
         }
     }
 
@@ -184,13 +186,6 @@ impl<R: Read + Send, W: Write + Send> Connection<'_, R, W> {
 
 /// `Tflush`
 const FLUSH: u8 = 108;
-
-/// Whether a request of this type is answered before the next one is read: all that neither moves data nor waits for a
-/// disk as a rule.
-fn is_quick(kind: u8) -> bool {
-    // statfs, readlink, getattr, xattrwalk, lock, getlock, version, attach, walk, clunk; and lopen.
-    matches!(kind, 8 | 12 | 22 | 24 | 30 | 52 | 54 | 100 | 104 | 110 | 120)
-}
 
 impl<R: Read> Inbound<R> {
     /// Reads a message to the beginning of `bytes`: its type, tag and length. Nothing at the stream's end.

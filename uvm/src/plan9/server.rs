@@ -182,7 +182,7 @@ impl Server {
             if length as usize != message.len() || length > session.msize() {
                 return None;
             }
-            session.answer(kind, tag, body, &mut answer);
+            session.answer(kind, tag, body, &mut answer, &mut || {});
             Some([&answer.message, answer.payload()].concat())
         })
     }

@@ -1,10 +1,11 @@
 //! What one connection asks, answered. No threads and no stream here: the fuzzer and the tests call the same.
 
+use std::io::IoSliceMut;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError};
 
 use rustix::fs::{FileType, RawDir, SeekFrom};
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags};
 
 use super::attribute;
 use super::change::{self, Changes, Owner};
@@ -93,10 +94,17 @@ impl Session {
         self.msize.load(Ordering::Relaxed)
     }
 
-    /// Answers a message whose header was taken off.
-    pub(super) fn answer(&self, kind: u8, tag: u16, body: &[u8], answer: &mut Answer) {
+    /// Answers a message whose header was taken off. `may_wait` is called before anything that may wait for a disk.
+    pub(super) fn answer(
+        &self,
+        kind: u8,
+        tag: u16,
+        body: &[u8],
+        answer: &mut Answer,
+        may_wait: &mut dyn FnMut(),
+    ) {
         let result = match Request::read(kind, body) {
-            Ok(request) => self.perform(tag, request, answer),
+            Ok(request) => self.perform(tag, request, answer, may_wait),
             Err(Malformed::Unknown(_)) => Err(Errno::OPNOTSUPP),
             Err(Malformed::Fields) => Err(Errno::PROTO),
         };
@@ -108,7 +116,13 @@ impl Session {
         }
     }
 
-    fn perform(&self, tag: u16, request: Request<'_>, answer: &mut Answer) -> Result<(), Errno> {
+    fn perform(
+        &self,
+        tag: u16,
+        request: Request<'_>,
+        answer: &mut Answer,
+        may_wait: &mut dyn FnMut(),
+    ) -> Result<(), Errno> {
         let reply = match request {
             Request::Version { msize, version } => self.version(msize, version)?,
             // There is nothing to prove: who reaches the stream is the guest.
@@ -127,9 +141,16 @@ impl Session {
             }
             Request::Rename { .. } => return Err(Errno::OPNOTSUPP),
             Request::Read { fid, offset, count } => {
-                return self.read(tag, fid, offset, count, answer);
+                return self.read(tag, fid, offset, count, answer, may_wait);
             }
-            Request::Write { fid, offset, data } => self.write(fid, offset, data.0)?,
+            Request::Write { fid, offset, data } => {
+                may_wait();
+                self.write(fid, offset, data.0)?
+            }
+            Request::Fsync { fid, data_only } => {
+                may_wait();
+                self.sync(fid, data_only)?
+            }
             Request::Readdir { fid, offset, count } => {
                 return self.read_directory(tag, fid, offset, count, answer);
             }
@@ -246,15 +267,6 @@ impl Session {
                 change::set_attributes(&*self.fids.get(fid)?, &changes)?;
                 Reply::Setattr
             }
-            Request::Fsync { fid, data_only } => {
-                let fid = self.fids.get(fid)?;
-                match fid.open {
-                    Open::File { .. } if data_only != 0 => rustix::fs::fdatasync(fid.node.fd())?,
-                    Open::File { .. } | Open::Directory(_) => rustix::fs::fsync(fid.node.fd())?,
-                    _ => return Err(Errno::BADF),
-                }
-                Reply::Fsync
-            }
             Request::Xattrwalk { fid, new_fid, name } => {
                 let fid = self.fids.get(fid)?;
                 let held = self.fids.hold_attribute()?;
@@ -277,6 +289,16 @@ impl Session {
             // All others have been answered before.
             _ => return Err(Errno::OPNOTSUPP),
         })
+    }
+
+    fn sync(&self, fid: u32, data_only: u32) -> Result<Reply<'static>, Errno> {
+        let fid = self.fids.get(fid)?;
+        match fid.open {
+            Open::File { .. } if data_only != 0 => rustix::fs::fdatasync(fid.node.fd())?,
+            Open::File { .. } | Open::Directory(_) => rustix::fs::fsync(fid.node.fd())?,
+            _ => return Err(Errno::BADF),
+        }
+        Ok(Reply::Fsync)
     }
 
     fn file(&self, fid: u32) -> Result<Arc<Node>, Errno> {
@@ -377,13 +399,13 @@ impl Session {
         offset: u64,
         count: u32,
         answer: &mut Answer,
+        may_wait: &mut dyn FnMut(),
     ) -> Result<(), Errno> {
         let fid = self.fids.get(fid)?;
         let count = count.min(self.msize() - DATA_HEADER) as usize;
         let used = match &fid.open {
             Open::File { readable: true, .. } => {
-                let room = answer.room(count);
-                retry(|| rustix::io::pread(fid.node.fd(), &mut *room, offset))?
+                read_file(&fid.node, answer.room(count), offset, may_wait)?
             }
             Open::Attribute { value, .. } => {
                 let from = usize::try_from(offset).unwrap_or(usize::MAX).min(value.len());
@@ -532,6 +554,31 @@ fn statfs(node: &Node) -> Result<Reply<'static>, Errno> {
         id: found.f_fsid,
         name_length: short(found.f_namemax),
     })
+}
+
+/// Reads what the host's cache holds at once, and the rest as fast as the disk gives it.
+fn read_file(
+    node: &Node,
+    room: &mut [u8],
+    offset: u64,
+    may_wait: &mut dyn FnMut(),
+) -> Result<usize, Errno> {
+    // preadv2(2) takes an offset of -1 for "where the descriptor stands".
+    i64::try_from(offset).map_err(|_| Errno::INVAL)?;
+    let now = ReadWriteFlags::NOWAIT;
+    let parts = &mut [IoSliceMut::new(room)];
+    // A file system that does not know the flag, and anything else, is told by the second call.
+    let cached = rustix::io::preadv2(node.fd(), parts, offset, now).unwrap_or(0);
+    let rest = &mut room[cached..];
+    if rest.is_empty() {
+        return Ok(cached);
+    }
+    may_wait();
+    let offset = offset.checked_add(cached as u64).ok_or(Errno::OVERFLOW)?;
+    match retry(|| rustix::io::pread(node.fd(), &mut *rest, offset)) {
+        Err(_) if cached > 0 => Ok(cached),
+        read => Ok(cached + read?),
+    }
 }
 
 fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {

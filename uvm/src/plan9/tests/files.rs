@@ -58,6 +58,7 @@ fn a_file_is_made_written_read_and_removed() {
     assert_eq!(client.read(1, 200_000, 100).unwrap(), b"xxx");
     assert_eq!(client.read(1, 0, u32::MAX).unwrap().len(), 200_003);
     assert_eq!(client.read(1, 1 << 40, 10).unwrap(), b"");
+    assert_eq!(client.read(1, u64::MAX, 10), Err(Errno::INVAL.raw_os_error()));
     assert_eq!(client.attributes(1).unwrap().size, 200_003);
     client.done(&Request::Fsync { fid: 1, data_only: 0 }).unwrap();
     client.done(&Request::Fsync { fid: 1, data_only: 1 }).unwrap();
