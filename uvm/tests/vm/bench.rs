@@ -28,24 +28,34 @@ pub(crate) fn config(run: &Path) -> Config {
 
 /// A machine of one test's own.
 pub(crate) struct Own {
-    pub(crate) vm: Arc<Qemu>,
-    pub(crate) machine: Machine,
-    pub(crate) run: tempfile::TempDir,
     /// Holds `/tools` in the guest, at the first slot.
     #[expect(dead_code, reason = "it is what keeps them there")]
     tools: ScsiGuard,
+    pub(crate) machine: Machine,
+    pub(crate) vm: Arc<Qemu>,
+    #[expect(dead_code, reason = "it goes with the machine")]
+    directory: Option<tempfile::TempDir>,
 }
 
 pub(crate) fn boot(change: impl FnOnce(&mut Config)) -> Own {
     let run = tempfile::tempdir().unwrap();
-    let mut config = config(run.path());
+    let path = run.path().to_owned();
+    boot_in(&path, Some(run), change)
+}
+
+fn boot_in(
+    run: &Path,
+    directory: Option<tempfile::TempDir>,
+    change: impl FnOnce(&mut Config),
+) -> Own {
+    let mut config = config(run);
     change(&mut config);
     let vm = Arc::new(Qemu::boot(config, &Deadline::never(), &mut |_| {}).unwrap());
-    let (machine, errors) = Machine::open(vm.clone(), run.path()).unwrap();
+    let (machine, errors) = Machine::open(vm.clone(), run).unwrap();
     assert!(errors.is_empty(), "{errors:?}");
     let mount = ScsiMount { path: Some("/tools".into()), ..layer() };
-    let tools = machine.attach_scsi(&disk(tools(run.path())), Some(&mount), &soon()).unwrap();
-    Own { vm, machine, run, tools }
+    let tools = machine.attach_scsi(&disk(tools(run)), Some(&mount), &soon()).unwrap();
+    Own { tools, machine, vm, directory }
 }
 
 /// An image of busybox with the names of its applets.
@@ -65,7 +75,12 @@ pub(crate) fn shared() -> (&'static Own, MutexGuard<'static, ()>) {
     static SHARED: OnceLock<Own> = OnceLock::new();
     static TURN: Mutex<()> = Mutex::new(());
     let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let own = SHARED.get_or_init(|| boot(|config| config.pmem_devices = 4));
+    let own = SHARED.get_or_init(|| {
+        // Nothing is dropped at the end of a process, so this place is cleaned by the next one.
+        let run = Path::new(env!("CARGO_TARGET_TMPDIR")).join("vm");
+        let _ = std::fs::remove_dir_all(&run);
+        boot_in(&run, None, |config| config.pmem_devices = 4)
+    });
     (own, turn)
 }
 

@@ -81,7 +81,7 @@ fn vm_boot_can_be_cancelled() {
 #[test]
 fn vm_whose_guest_dies_fails_every_call_and_a_closed_one_has_ended() {
     let own = boot(|_| {});
-    let second = Qemu::boot(config(own.run.path()), &soon(), &mut |_| {}).unwrap_err();
+    let second = Qemu::boot(config(own.vm.run_directory()), &soon(), &mut |_| {}).unwrap_err();
     assert_eq!(second.kind(), ErrorKind::Busy, "one directory, one machine: {second:?}");
     let directory = tempfile::tempdir().unwrap();
     let image = erofs(directory.path(), "a");
