@@ -1,9 +1,12 @@
 //! `cargo xtask fuzz`: every fuzz target for its share of the time.
 
+use std::process::Command;
+
 use anyhow::{Result, bail};
 
 use crate::packages::{self, Purpose};
 use crate::program::{self, cargo};
+use crate::workspace;
 
 /// What a build looks for beside panics.
 #[derive(Debug, Clone, Copy)]
@@ -27,15 +30,9 @@ pub(crate) fn fuzz(seconds: u64, sanitizer: Sanitizer) -> Result<()> {
         bail!("fuzz/ has no targets");
     }
     // Small valid inputs to begin with; what earlier runs found stays beside them.
-    program::run(&mut cargo([
-        "run",
-        "--quiet",
-        "--manifest-path",
-        "fuzz/Cargo.toml",
-        "--no-default-features",
-        "--example",
-        "seeds",
-    ]))?;
+    program::run(&mut cargo(["build", "--workspace", "--example", "fuzz-seeds"]))?;
+    let seeds = workspace::target().join("debug/examples/fuzz-seeds");
+    program::run(Command::new(seeds).arg(workspace::root().join("fuzz/corpus")))?;
     let share = (seconds / targets.len() as u64).max(1);
     let mut failed = Vec::new();
     for target in targets {

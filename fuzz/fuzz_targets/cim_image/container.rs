@@ -16,13 +16,13 @@ const ELIDED: u16 = 1 << 15;
 
 /// The files of an input, without upcase tables.
 #[derive(Clone, Default)]
-pub struct Container {
+pub(crate) struct Container {
     /// Content, and whether the upcase table is left out of it.
-    pub files: Vec<(Vec<u8>, bool)>,
+    pub(crate) files: Vec<(Vec<u8>, bool)>,
 }
 
 impl Container {
-    pub fn parse(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         let (count, rest) = bytes.split_first()?;
         let count = usize::from(*count);
         if !(2..=8).contains(&count) || rest.len() < 2 * count {
@@ -42,7 +42,7 @@ impl Container {
     }
 
     /// `None` if a file is too long.
-    pub fn bytes(&self) -> Option<Vec<u8>> {
+    pub(crate) fn bytes(&self) -> Option<Vec<u8>> {
         let mut bytes = vec![u8::try_from(self.files.len()).ok()?];
         for (file, elided) in &self.files {
             let length = u16::try_from(file.len()).ok().filter(|length| length & ELIDED == 0)?;
@@ -53,7 +53,7 @@ impl Container {
     }
 
     /// The files under the names that the filesystem file gives them; `a.cim` is that.
-    pub fn set(&self) -> MemorySet {
+    pub(crate) fn set(&self) -> MemorySet {
         let set = MemorySet::new();
         let Some(((cim, _), regions)) = self.files.split_first() else { return set };
         let mut names = names(cim).into_iter();
@@ -71,7 +71,7 @@ impl Container {
 
     /// What the writer wrote, as an input.
     #[allow(dead_code, reason = "only the seeds are made of images")]
-    pub fn of(set: &MemorySet, name: &str) -> Self {
+    pub(crate) fn of(set: &MemorySet, name: &str) -> Self {
         let read = |name: &str| {
             let file = set.open(name).expect("the image's files are there");
             let mut bytes = vec![0; usize::try_from(file.size().expect("a length")).expect("fits")];
@@ -94,7 +94,7 @@ impl Container {
 
     /// Where the bytes that are left out belong in a file, as what to add to offsets of the input to get the image's.
     #[allow(dead_code, reason = "seeds are not mutated")]
-    pub fn shift(&self, file: usize) -> u64 {
+    pub(crate) fn shift(&self, file: usize) -> u64 {
         self.files.get(file).filter(|(_, elided)| *elided).map_or(0, |_| UPCASE_LENGTH)
     }
 }

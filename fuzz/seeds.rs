@@ -1,11 +1,12 @@
-//! Writes small images to begin with: `cargo run --example seeds [DIRECTORY]`.
+//! Writes small inputs for fuzz targets to begin with: `fuzz-seeds CORPUS`, a directory with one for each target.
 //!
 //! The seeds are small so that a fuzzer gets through many of them; each holds something that the others lack.
 
-#[path = "../fuzz_targets/cim_image/container.rs"]
+#[allow(dead_code, reason = "the target reads what is written here")]
+#[path = "fuzz_targets/cim_image/container.rs"]
 mod container;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::{env, fs};
 
 use cimfs::{FileFlags, FileTime, Guid, MemorySet, Metadata, Name, StreamFraming};
@@ -22,10 +23,8 @@ use uvm::plan9::message::Request;
 use uvm::plan9::wire::{Data, List};
 
 fn main() {
-    let directory = env::args_os().nth(1).map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/erofs_image"),
-        PathBuf::from,
-    );
+    let corpus = env::args_os().nth(1).expect("the corpus's directory is named");
+    let directory = Path::new(&corpus).join("erofs_image");
     fs::create_dir_all(&directory).expect("the seeds' directory can be made");
     let small = WriterOptions { block_size: BlockSize::B512, ..WriterOptions::default() };
     let large = WriterOptions::default();
