@@ -201,13 +201,17 @@ fn detach(session: &mut Session, args: &VmDetachArgs) -> Result<()> {
 
 fn stop(session: &mut Session, args: &VmStopArgs) -> Result<()> {
     let directory = vm::find(&session.host, &args.name)?;
-    Conversation::with(&session.host, &args.name)?.result(&Ask::Stop { seconds: args.time })?;
-    // The owner ends the machine when it is empty.
+    let asked =
+        Conversation::with(&session.host, &args.name)?.result(&Ask::Stop { seconds: args.time });
+    // The owner ends the machine when it is empty, and may be gone before it has answered.
     for _ in 0..150 {
         if !directory.path().exists() {
             break;
         }
         std::thread::sleep(Duration::from_millis(100));
+    }
+    if directory.path().exists() {
+        asked?;
     }
     match session.output.is_json() {
         true => session.output.json(&json!({ "stopped": args.name })),

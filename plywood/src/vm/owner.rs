@@ -222,7 +222,12 @@ impl Owner {
 
     /// An error, with what the guest last said if it is gone.
     fn explained(&self, error: anyhow::Error) -> anyhow::Error {
-        let Some(ended) = self.vm.wait(Duration::ZERO) else { return error };
+        // The bridge ends with the machine, which takes a moment to be seen.
+        let patience = match self.vm.client().ended() {
+            Some(_) => Duration::from_secs(2),
+            None => Duration::ZERO,
+        };
+        let Some(ended) = self.vm.wait(patience) else { return error };
         let tail = self.console_tail();
         let ended = format!("the virtual machine has ended ({})", ended.reason);
         error.context(match tail.is_empty() {

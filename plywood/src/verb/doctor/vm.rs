@@ -24,7 +24,7 @@ pub(super) fn checks(args: &DoctorArgs, host: &Host) -> Vec<Check> {
             "qemu",
             &programs.qemu,
             "runs virtual machines",
-            "--isolation vm does not work; apt-get install qemu-system-x86 (10.0 or newer, in bookworm-backports)",
+            "--isolation vm does not work; apt-get install qemu-system-x86",
         ),
         program(
             "vsock",
