@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,15 +13,18 @@ use bridge::{
 use serde_json::{Value, json};
 
 use crate::dial::Dial;
-use crate::place::{MadeDirectories, checked};
+use crate::place::{MadeDirectories, Places, checked};
 use crate::process::{Process, remember, words};
 use crate::runtime::{Runtime, Start};
-use crate::spec::{Mounted, prepare, sandbox_of};
+use crate::spec::{Mounted, pin_below, prepare, sandbox_of};
 use crate::stdio::Streams;
 use crate::{Error, ErrorKind, Result};
 
 /// Longest id; it is the name of directories and control groups.
 const LONGEST_ID: usize = 128;
+
+/// Where in a bundle the sources of mounts are bound.
+const PINS: &str = "mounts";
 
 /// Tells the host that a container ended.
 pub(crate) type Notify = Arc<dyn Fn(ContainerNotification) + Send + Sync>;
@@ -30,6 +34,8 @@ pub(crate) struct Containers {
     runtime: Runtime,
     dial: Arc<dyn Dial>,
     notify: Notify,
+    /// The bundles of all containers: no two share one, for each is removed with its container.
+    bundles: Places<()>,
     by_id: Mutex<HashMap<String, Option<Arc<Container>>>>,
 }
 
@@ -98,7 +104,7 @@ fn check_id(id: &str) -> Result<()> {
 
 impl Containers {
     pub(crate) fn new(runtime: Runtime, dial: Arc<dyn Dial>, notify: Notify) -> Self {
-        Self { runtime, dial, notify, by_id: Mutex::default() }
+        Self { runtime, dial, notify, bundles: Places::default(), by_id: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Option<Arc<Container>>>> {
@@ -133,6 +139,9 @@ impl Containers {
             }
             by_id.insert(id.to_owned(), None);
         }
+        let place = self.bundles.reserve(&bundle).inspect_err(|_| {
+            self.lock().remove(id);
+        })?;
         let sandbox = match sandbox_of(&spec) {
             Some(sandbox) if sandbox != id => check_id(sandbox).map(|()| {
                 let known = self.get(sandbox).map(|container| container.bundle.clone());
@@ -144,6 +153,7 @@ impl Containers {
         let mut by_id = self.lock();
         match made {
             Ok(container) => {
+                place.hold(());
                 by_id.insert(id.to_owned(), Some(Arc::new(container)));
                 Ok(())
             }
@@ -306,6 +316,9 @@ impl Containers {
         mounted.undo()?;
         remove_bundle(&container.bundle)?;
         container.made.lock().unwrap_or_else(PoisonError::into_inner).remove();
+        if let Some(place) = self.bundles.take(&container.bundle)? {
+            place.forget();
+        }
         Ok(())
     }
 
@@ -395,7 +408,13 @@ fn make(id: &str, bundle: &Path, mut spec: Value, sandbox: &Path) -> Result<Cont
     let mut mounted = Mounted::default();
     let written = made
         .make(bundle, 0o700)
-        .and_then(|()| prepare(&mut spec, id, sandbox, &mut mounted))
+        .and_then(|()| {
+            let pins = bundle.join(PINS);
+            let pin = &mut |_: &Path, open: BorrowedFd<'_>, mounted: &mut Mounted| {
+                pin_below(&pins, open, mounted)
+            };
+            prepare(&mut spec, id, sandbox, pin, &mut mounted)
+        })
         .and_then(|()| {
             let file = bundle.join("config.json");
             fs::write(&file, spec.to_string())
@@ -411,7 +430,9 @@ fn make(id: &str, bundle: &Path, mut spec: Value, sandbox: &Path) -> Result<Cont
             state: Mutex::default(),
         }),
         Err(error) => {
+            // What stands in the way is told by the error that counts.
             let _ = mounted.undo();
+            let _ = fs::remove_dir(bundle.join(PINS));
             made.remove();
             Err(error)
         }
@@ -433,6 +454,8 @@ fn remove_bundle(bundle: &Path) -> Result<()> {
         sys::file::remove_tree(&bundle.join(name))
             .map_err(|error| Error::failed("removing the bundle", error))?;
     }
+    // Empty since what was bound there is not any more.
+    let _ = fs::remove_dir(bundle.join(PINS));
     // Whoever made it, perhaps a request for the root below it. Not empty, it holds something of the host's.
     let _ = fs::remove_dir(bundle);
     Ok(())

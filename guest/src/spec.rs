@@ -1,11 +1,14 @@
 //! The container's specification: what is rewritten in the guest.
 
 use std::fs;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Component, Path, PathBuf};
 
 use serde_json::{Map, Value, json};
-use sys::{FsContext, MountAttributes};
+use sys::directory::Directory;
+use sys::{DetachedMount, FsContext, MountAttributes};
 
 use crate::place::MadeDirectories;
 use crate::{Error, Result};
@@ -18,7 +21,7 @@ const SANDBOX_ID: &str = "io.kubernetes.cri.sandbox-id";
 pub(crate) struct Mounted(pub(crate) Vec<PathBuf>);
 
 impl Mounted {
-    /// Unmounts, the last first.
+    /// Unmounts, the last first, and removes what they were mounted on if that is empty.
     pub(crate) fn undo(&mut self) -> Result<()> {
         while let Some(path) = self.0.last() {
             match sys::unmount(path) {
@@ -28,10 +31,49 @@ impl Mounted {
                     return Err(Error::failed(format!("unmounting {}", path.display()), error));
                 }
             }
+            if fs::remove_dir(path)
+                .is_err_and(|error| error.kind() == std::io::ErrorKind::NotADirectory)
+            {
+                // Only what a file is bound over is one, and it has no content of its own.
+                let _ = fs::remove_file(path);
+            }
             self.0.pop();
         }
         Ok(())
     }
+}
+
+/// Makes what is open there reachable by a name that nobody can redirect; given the place's own name.
+pub(crate) type Pin<'a> = dyn FnMut(&Path, BorrowedFd<'_>, &mut Mounted) -> Result<PathBuf> + 'a;
+
+/// Binds what is open below `directory`. A container that shares a sandbox could otherwise put a link in the place between
+/// our look and the runtime's.
+pub(crate) fn pin_below(
+    directory: &Path,
+    from: BorrowedFd<'_>,
+    mounted: &mut Mounted,
+) -> Result<PathBuf> {
+    let at = directory.join(mounted.0.len().to_string());
+    let source = PathBuf::from(format!("/proc/self/fd/{}", from.as_raw_fd()));
+    let is_directory = fs::metadata(&source)
+        .map_err(|error| Error::failed("looking at a mount's source", error))?
+        .is_dir();
+    match is_directory {
+        true => MadeDirectories::default().make(&at, 0o700)?,
+        false => {
+            MadeDirectories::default().make(directory, 0o700)?;
+            fs::write(&at, "")
+                .map_err(|error| Error::failed(format!("write({})", at.display()), error))?;
+        }
+    }
+    DetachedMount::copy_of(&source, false)
+        .and_then(|mount| {
+            mount.make_private()?;
+            mount.attach(&at)
+        })
+        .map_err(|error| Error::failed(format!("binding at {}", at.display()), error))?;
+    mounted.0.push(at.clone());
+    Ok(at)
 }
 
 /// The sandbox a specification says it belongs to.
@@ -45,6 +87,7 @@ pub(crate) fn prepare(
     spec: &mut Value,
     id: &str,
     sandbox: &Path,
+    pin: &mut Pin<'_>,
     mounted: &mut Mounted,
 ) -> Result<()> {
     let Some(spec) = spec.as_object_mut() else {
@@ -67,7 +110,7 @@ pub(crate) fn prepare(
         let Some(mount) = mount.as_object_mut() else {
             return Err(Error::invalid("a mount is no object"));
         };
-        rewrite(mount, sandbox, mounted, &mut devices)?;
+        rewrite(mount, sandbox, pin, mounted, &mut devices)?;
     }
     allow(spec, &devices)
 }
@@ -93,6 +136,7 @@ struct Device {
 fn rewrite(
     mount: &mut Map<String, Value>,
     sandbox: &Path,
+    pin: &mut Pin<'_>,
     mounted: &mut Mounted,
     devices: &mut Vec<Device>,
 ) -> Result<()> {
@@ -123,18 +167,21 @@ fn rewrite(
         return Ok(());
     }
     let path = if let Some(rest) = source.strip_prefix("sandbox://") {
-        inside(&sandbox.join("sandboxMounts"), rest, 0o777)?
+        let (path, open) = inside(&sandbox.join("sandboxMounts"), rest, 0o777)?;
+        pin(&path, open.as_fd(), mounted)?
     } else if let Some(rest) = source.strip_prefix("sandbox-tmp://") {
         let root = sandbox.join("sandboxTmpfsMounts");
         mount_once(&root, "tmpfs", &[("mode", "0755")], mounted)?;
-        inside(&root, rest, 0o777)?
+        let (path, open) = inside(&root, rest, 0o777)?;
+        pin(&path, open.as_fd(), mounted)?
     } else if let Some(rest) = source.strip_prefix("hugepages://") {
         let (size, place) = rest.split_once('/').unwrap_or((rest, ""));
         if size != "2M" || place.is_empty() {
             let message = format!("{source}: huge pages are given as hugepages://2M/NAME");
             return Err(Error::invalid(message));
         }
-        let path = inside(&sandbox.join("hugepages"), rest, 0o755)?;
+        // Containers write into the pools and not above them, so this name stays what it is.
+        let (path, _) = inside(&sandbox.join("hugepages"), rest, 0o755)?;
         mount_once(&path, "hugetlbfs", &[("pagesize", "2M")], mounted)?;
         path
     } else if let Some(rest) = source.strip_prefix("uvm://") {
@@ -174,29 +221,40 @@ fn plain(rest: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// `rest` below `root`, made where it is missing. A symbolic link on the way is refused: containers write there.
-fn inside(root: &Path, rest: &str, mode: u32) -> Result<PathBuf> {
+/// `rest` below `root`, made where it is missing, and open. No symbolic link is followed on the way: containers write
+/// there.
+fn inside(root: &Path, rest: &str, mode: u16) -> Result<(PathBuf, OwnedFd)> {
     let rest = plain(rest)?;
     MadeDirectories::default().make(root, 0o755)?;
-    let mut path = root.to_owned();
+    let failed =
+        |error| Error::failed(format!("{} below {}", rest.display(), root.display()), error);
+    let mut directory = Directory::open(root).map_err(failed)?;
     let mut components = rest.components().peekable();
     while let Some(component) = components.next() {
-        path.push(component);
+        let name = component.as_os_str().as_bytes();
         let is_last = components.peek().is_none();
-        match fs::symlink_metadata(&path) {
-            Ok(metadata) if metadata.is_dir() => {}
-            Ok(metadata) if is_last && metadata.is_file() => {}
-            Ok(_) => {
-                let message = format!("{} is neither directory nor file", path.display());
-                return Err(Error::invalid(message));
+        directory = match directory.open_directory(name) {
+            Ok(next) => next,
+            Err(error) if error.errno() == Some(libc::ENOENT) => {
+                let next = directory.make_directory(name).map_err(failed)?;
+                // Whatever the umask is.
+                directory.set_permissions(name, mode).map_err(failed)?;
+                next
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                MadeDirectories::default().make(&path, mode)?;
+            Err(error) if error.errno() == Some(libc::ENOTDIR) && is_last => {
+                let file = directory.open_file(name).map_err(failed)?;
+                let is_file = file.metadata().is_ok_and(|metadata| metadata.is_file());
+                return match is_file {
+                    true => Ok((root.join(&rest), file.into())),
+                    false => Err(failed(error)),
+                };
             }
-            Err(error) => return Err(Error::failed(format!("stat({})", path.display()), error)),
-        }
+            Err(error) => return Err(failed(error)),
+        };
     }
-    Ok(path)
+    let open = directory.as_fd().try_clone_to_owned();
+    let open = open.map_err(|error| Error::failed("duplicating a descriptor", error))?;
+    Ok((root.join(&rest), open))
 }
 
 /// Mounts a file system of the kernel's own at `path`, unless one is there.
@@ -246,6 +304,12 @@ fn allow(spec: &mut Map<String, Value>, devices: &[Device]) -> Result<()> {
 mod tests {
     use super::*;
 
+    /// [`prepare`] without binding.
+    fn prepared(spec: &mut Value, id: &str, sandbox: &Path) -> Result<()> {
+        let pin = &mut |path: &Path, _: BorrowedFd<'_>, _: &mut Mounted| Ok(path.to_owned());
+        prepare(spec, id, sandbox, pin, &mut Mounted::default())
+    }
+
     fn mount(source: &str) -> Value {
         json!({"mounts": [{"source": source, "destination": "/d", "type": "bind", "options": ["ro"]}]})
     }
@@ -256,7 +320,7 @@ mod tests {
         let sandbox = directory.path();
         let rewritten = |source: &str| {
             let mut spec = mount(source);
-            prepare(&mut spec, "c", sandbox, &mut Mounted::default())?;
+            prepared(&mut spec, "c", sandbox)?;
             let source = spec["mounts"][0]["source"].as_str().unwrap().to_owned();
             assert_eq!(spec["mounts"][0]["options"], json!(["ro", "rbind"]));
             Ok::<_, Error>(PathBuf::from(source))
@@ -279,6 +343,9 @@ mod tests {
         std::os::unix::fs::symlink("/etc", sandbox.join("sandboxMounts/link")).unwrap();
         assert!(rewritten("sandbox:///link").is_err());
         assert!(rewritten("sandbox:///link/x").is_err());
+        fs::write(sandbox.join("sandboxMounts/file"), "").unwrap();
+        assert_eq!(rewritten("sandbox:///file").unwrap(), sandbox.join("sandboxMounts/file"));
+        assert!(rewritten("sandbox:///file/x").is_err());
         assert_eq!(rewritten("uvm:///proc").unwrap(), Path::new("/proc"));
         assert!(rewritten("uvm:///no/such/thing").is_err());
     }
@@ -289,7 +356,7 @@ mod tests {
             "process": {"args": ["x"], "x-future": 1}, "windows": {"network": {}},
             "mounts": [{"source": "proc", "destination": "/proc", "type": "proc"}],
         });
-        prepare(&mut spec, "c1", Path::new("/nowhere"), &mut Mounted::default()).unwrap();
+        prepared(&mut spec, "c1", Path::new("/nowhere")).unwrap();
         assert_eq!(
             spec,
             json!({
@@ -300,13 +367,11 @@ mod tests {
         );
         for bad in [json!([]), json!({"linux": 1}), json!({"mounts": 1}), json!({"mounts": [1]})] {
             let mut bad = bad;
-            assert!(
-                prepare(&mut bad, "c", Path::new("/nowhere"), &mut Mounted::default()).is_err()
-            );
+            assert!(prepared(&mut bad, "c", Path::new("/nowhere")).is_err());
         }
         let mut device =
             json!({"mounts": [{"source": "/dev/null", "destination": "blockdev:///d"}]});
-        let error = prepare(&mut device, "c", Path::new("/nowhere"), &mut Mounted::default());
+        let error = prepared(&mut device, "c", Path::new("/nowhere"));
         assert!(error.is_err(), "only a link that the agent made names a device");
     }
 }

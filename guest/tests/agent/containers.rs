@@ -107,6 +107,16 @@ fn privileged_a_container_lives_from_create_to_delete() {
         "read word; echo \"$word in $$\"; echo x >/shared/file; echo bad >/dev/stderr; exit 7";
     assert_eq!(create(&host, "c1", spec(&host, "c1", script)), ResultCode::OK);
     assert_eq!(create(&host, "c1", spec(&host, "c1", script)), ResultCode::SYSTEM_ALREADY_EXISTS);
+    // Nobody else gets its bundle.
+    let config = ContainerConfig {
+        schema_version: SchemaVersion::V2_1,
+        oci_bundle_path: host.text("c1"),
+        oci_specification: Some(spec(&host, "c1", script)),
+        ..Default::default()
+    };
+    let base = RequestBase::new("other");
+    let request = CreateContainer { base, container_config: InText(config) };
+    assert_eq!(host.code(&request), ResultCode::FAIL);
     let ((std_in, to), (std_out, from), (std_err, complaints)) =
         (host.port(), host.port(), host.port());
     let parameters = ProcessParameters {
