@@ -76,9 +76,10 @@ pub(crate) fn shared() -> (&'static Own, MutexGuard<'static, ()>) {
     static TURN: Mutex<()> = Mutex::new(());
     let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let own = SHARED.get_or_init(|| {
-        // Nothing is dropped at the end of a process, so this place is cleaned by the next one.
+        // Nothing is dropped at the end of a process, so this place is used again by the next one; what a machine leaves
+        // in it is the next machine's to clean.
         let run = Path::new(env!("CARGO_TARGET_TMPDIR")).join("vm");
-        let _ = std::fs::remove_dir_all(&run);
+        let _ = std::fs::remove_dir_all(run.join("tools"));
         boot_in(&run, None, |config| config.pmem_devices = 4)
     });
     (own, turn)
