@@ -28,7 +28,7 @@ use crate::escape;
 use crate::exit::{Exit, Failure};
 use crate::host::{Host, require_root};
 use config::{Execute, ImageConfig, Place};
-use signals::Forwarder;
+use signals::{Forwarder, OfRuntime};
 use user::User;
 
 pub(crate) use runtime::{Runtime, exit_of, private_directory, sweep_trials, try_all};
@@ -57,7 +57,7 @@ pub(crate) fn run(session: &mut Session, args: &RunArgs) -> Result<ExitCode> {
     let host = &session.host;
     check_run_directory(host)?;
     host.settle()?;
-    let signals = Forwarder::new()?;
+    let signals = Forwarder::new(&[])?;
     let (image, image_config) = find(host, &args.reference)?;
     check_platform(&image)?;
     let execute = Execute::new(&image_config, args)?;
@@ -141,7 +141,7 @@ struct Running<'a> {
     args: &'a RunArgs,
     container: &'a Container<'a>,
     runtime: &'a Runtime,
-    signals: &'a Forwarder,
+    signals: &'a Forwarder<OfRuntime>,
 }
 
 impl Running<'_> {
@@ -180,7 +180,8 @@ impl Running<'_> {
         let id = self.container.id();
         let child = self.runtime.start(self.container.bundle(), &id, &log, self.args.tty)?;
         let timeout = Duration::from_secs(self.args.stop_timeout.into());
-        let status = self.signals.wait(child, self.runtime, &id, &execute.stop_signal, timeout)?;
+        let container = OfRuntime::new(self.runtime, &child, &id, &execute.stop_signal, timeout);
+        let status = self.signals.wait(child, container)?;
         self.runtime.judge(status, &log)?;
         Ok(Some(status))
     }

@@ -14,8 +14,9 @@ use uvm::qemu::BootPhase;
 
 use super::config::{self, Execute, Place};
 use super::layer_files::LayerFiles;
+use super::signals::Forwarder;
 use super::user::{LARGEST_DATABASE, User};
-use super::vm_signals::{self, VmSignals};
+use super::vm_signals::{self, InVm};
 use crate::Session;
 use crate::cli::{Isolation, Network, RunArgs};
 use crate::container::{Body, Container};
@@ -54,7 +55,7 @@ pub(super) fn run(session: &mut Session, args: &RunArgs) -> Result<ExitCode> {
     let host = &session.host;
     super::check_run_directory(host)?;
     host.settle()?;
-    let signals = VmSignals::new()?;
+    let signals = Forwarder::new(&[signal_hook::consts::SIGWINCH])?;
     let (image, image_config) = super::find(host, &args.reference)?;
     super::check_platform(&image)?;
     let execute = Execute::new(&image_config, args)?;
@@ -95,7 +96,7 @@ struct Running<'a> {
     host: &'a Host,
     args: &'a RunArgs,
     container: &'a Container<'a>,
-    signals: &'a VmSignals,
+    signals: &'a Forwarder<InVm>,
     stop_signal: i32,
 }
 
@@ -218,7 +219,12 @@ impl Running<'_> {
                     if tty {
                         terminal = Some(RawTerminal::new()?);
                     }
-                    self.signals.pass_to(talk.teller()?, self.stop_signal, timeout, tty);
+                    self.signals.pass_to(InVm {
+                        teller: talk.teller()?,
+                        stop_signal: self.stop_signal,
+                        patience: timeout,
+                        tty,
+                    });
                 }
                 Ok(Answer::Ended { code }) => break Ok(code),
                 Ok(other) => {
@@ -243,7 +249,7 @@ impl Running<'_> {
             let mut waited = Duration::ZERO;
             const SLICE: Duration = Duration::from_millis(200);
             while waited < REMIND && !owner.wait_until_empty(Duration::from_millis(1)) {
-                if self.signals.wait(SLICE) {
+                if self.signals.wait_for_end(SLICE) {
                     owner.stop(Duration::from_secs(self.args.stop_timeout.into()));
                     return;
                 }
