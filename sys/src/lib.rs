@@ -40,6 +40,7 @@ mod unmount;
 mod user_namespace;
 #[cfg(target_os = "linux")]
 mod vsock;
+pub mod windows;
 mod writeback;
 #[cfg(target_os = "linux")]
 pub mod xattr;
