@@ -18,7 +18,11 @@ mod layers;
 mod offline_registry;
 #[cfg(any(test, feature = "recording"))]
 pub mod recording;
+#[cfg(any(test, windows))]
+mod reparse;
 mod storage;
+#[cfg(windows)]
+mod system;
 mod volume;
 
 pub use uuid::Uuid as Guid;
@@ -32,6 +36,8 @@ pub use hresult::{HResult, RetryClass};
 pub use layers::{LAYER_DIRTY, LayerApi, LayerDescriptor};
 pub use offline_registry::OfflineRegistry;
 pub use storage::StorageApi;
+#[cfg(windows)]
+pub use system::System;
 pub use volume::{ClusterGeometry, VolumeApi};
 
 /// Every interface of a Windows host. Implemented by whatever implements them all; a `&dyn Host` coerces to a

@@ -55,10 +55,11 @@ pub trait DiskApi: Send + Sync {
     /// `CreateVirtualDisk` with version 2 parameters: a dynamically growing VHDX, open.
     fn create_disk(&self, path: &Path, disk: &NewDisk) -> Result<Disk>;
 
-    /// `OpenVirtualDisk`.
+    /// `OpenVirtualDisk`: with version 2 parameters for no `access`, which is enough for everything since Windows 8;
+    /// otherwise with version 1, to depth 1.
     fn open_disk(&self, path: &Path, access: DiskAccess) -> Result<Disk>;
 
-    /// `AttachVirtualDisk` with version 2 parameters.
+    /// `AttachVirtualDisk` with version 1 parameters, which restrict nothing.
     fn attach_disk(&self, disk: &Disk, flags: AttachFlags) -> Result<()>;
 
     /// `DetachVirtualDisk`.

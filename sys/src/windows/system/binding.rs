@@ -1,0 +1,88 @@
+//! Loading DLLs from the system directory, and finding functions in them by name.
+
+use std::ptr;
+use std::sync::OnceLock;
+
+use windows_sys::Win32::Foundation::HMODULE;
+use windows_sys::Win32::System::LibraryLoader::{
+    GetProcAddress, LOAD_LIBRARY_SEARCH_SYSTEM32, LoadLibraryExW,
+};
+
+use crate::windows::{Error, Missing, Result};
+
+/// A function before its signature is known.
+pub(super) type Entry = unsafe extern "system" fn() -> isize;
+
+/// A DLL of Windows.
+pub(super) struct Library {
+    name: &'static str,
+    needs_build: u32,
+    entries: &'static [(&'static str, u32)],
+    module: OnceLock<usize>,
+}
+
+impl Library {
+    pub(super) const fn new(
+        name: &'static str,
+        needs_build: u32,
+        entries: &'static [(&'static str, u32)],
+    ) -> Self {
+        Self { name, needs_build, entries, module: OnceLock::new() }
+    }
+
+    /// The function `entry`. Loads the DLL if it is not loaded; a DLL stays loaded.
+    pub(super) fn entry(&self, entry: &'static str) -> Result<Entry> {
+        let whole = Missing { dll: self.name, entry: None, needs_build: self.needs_build };
+        let module = self.module().ok_or_else(|| Error::missing(entry, whole))?;
+        find(module, entry).ok_or_else(|| {
+            let known = self.entries.iter().find(|(name, _)| *name == entry);
+            let needs_build = known.map_or(self.needs_build, |(_, build)| *build);
+            Error::missing(entry, Missing { dll: self.name, entry: Some(entry), needs_build })
+        })
+    }
+
+    fn module(&self) -> Option<HMODULE> {
+        if let Some(module) = self.module.get() {
+            return Some(*module as HMODULE);
+        }
+        let name: Vec<u16> = self.name.encode_utf16().chain([0]).collect();
+        // SAFETY: the name ends with NUL and outlives the call. Only the system directory is searched, so that a DLL
+        // of the same name elsewhere is never run.
+        let module =
+            unsafe { LoadLibraryExW(name.as_ptr(), ptr::null_mut(), LOAD_LIBRARY_SEARCH_SYSTEM32) };
+        if module.is_null() {
+            return None;
+        }
+        // Two threads may both load it; Windows counts, and neither ever unloads.
+        Some(*self.module.get_or_init(|| module as usize) as HMODULE)
+    }
+}
+
+fn find(module: HMODULE, entry: &str) -> Option<Entry> {
+    let name: Vec<u8> = entry.bytes().chain([0]).collect();
+    // SAFETY: the module is loaded and never unloaded; the name ends with NUL and outlives the call.
+    unsafe { GetProcAddress(module, name.as_ptr()) }
+}
+
+/// A DLL's functions with their signatures. Each becomes a function that finds the entry point, or says what is
+/// missing. `build` is the first Windows build known to have it.
+macro_rules! bindings {
+    (
+        $library:ident = $dll:literal, build $dll_build:literal;
+        $($function:ident: $entry:literal, build $build:literal, fn($($argument:ty),* $(,)?) $(-> $answer:ty)?;)*
+    ) => {
+        pub(super) static $library: $crate::windows::system::binding::Library =
+            $crate::windows::system::binding::Library::new($dll, $dll_build, &[$(($entry, $build)),*]);
+        $(
+            fn $function() -> $crate::windows::Result<unsafe extern "system" fn($($argument),*) $(-> $answer)?> {
+                type Wanted = unsafe extern "system" fn($($argument),*) $(-> $answer)?;
+                let entry = $library.entry($entry)?;
+                // SAFETY: both are pointers to functions, and the table has the signature of the DLL's function.
+                Ok(unsafe {
+                    std::mem::transmute::<$crate::windows::system::binding::Entry, Wanted>(entry)
+                })
+            }
+        )*
+    };
+}
+pub(super) use bindings;
