@@ -34,6 +34,8 @@ pub enum ErrorKind {
     NotPermitted,
     /// A program that is needed is not installed.
     ToolMissing,
+    /// The caller gave up.
+    Cancelled,
     /// A system call failed in another way; the source shows it.
     Io,
 }
@@ -45,11 +47,13 @@ struct Inner {
     kind: ErrorKind,
     message: String,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    /// What was to be undone, and could not be.
+    left: Vec<Error>,
 }
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self(Box::new(Inner { kind, message: message.into(), source: None }))
+        Self(Box::new(Inner { kind, message: message.into(), source: None, left: Vec::new() }))
     }
 
     pub(crate) fn io(doing: impl Into<String>, source: std::io::Error) -> Self {
@@ -67,12 +71,39 @@ impl Error {
         source: impl std::error::Error + Send + Sync + 'static,
     ) -> Self {
         let message = message.into();
-        Self(Box::new(Inner { kind, message, source: Some(Box::new(source)) }))
+        Self(Box::new(Inner { kind, message, source: Some(Box::new(source)), left: Vec::new() }))
     }
 
     /// What went wrong, coarsely.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
+    }
+
+    /// What failed after this while it was being undone, so that something is left.
+    pub fn left(&self) -> &[Self] {
+        &self.0.left
+    }
+
+    /// This error, with what also failed while it was dealt with.
+    pub(crate) fn and(mut self, others: Vec<Self>) -> Self {
+        for other in &others {
+            self.0.message.push_str("; this also failed: ");
+            self.0.message.push_str(&other.chain());
+        }
+        self.0.left.extend(others);
+        self
+    }
+
+    /// The error with all its causes, as one text.
+    pub(crate) fn chain(&self) -> String {
+        let mut text = self.0.message.clone();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+        text
     }
 }
 

@@ -7,8 +7,11 @@
 //!
 //! Everything is mounted through the new mount API: file systems are configured by `fsconfig`, so neither the
 //! number of layers nor the characters in their paths are limited by an option string.
+//!
+//! [`windows`] does the same on Windows hosts, with what they have in place of mounts.
 
 mod activation;
+mod clock;
 mod compat;
 mod description;
 mod error;
@@ -27,6 +30,7 @@ mod state;
 mod users;
 mod volume;
 mod volumes;
+pub mod windows;
 
 pub use activation::{ActivateOptions, Activation, ActiveMount};
 pub use description::{Mount, MountForm, describe, describe_erofs};

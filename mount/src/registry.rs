@@ -5,11 +5,12 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use store::{Chain, Layer, ScratchPaths};
 use sys::MountWatch;
 
+use crate::clock::{time_of, unix_time_now};
 use crate::journal::{self, Journal};
 use crate::record::Record;
 use crate::volume::Place;
@@ -382,14 +383,4 @@ pub(crate) fn make_directory(path: &Path, mode: u32, parents: bool) -> Result<()
         Err(error) => Err(Error::io(format!("cannot make directory {}", path.display()), error)),
         Ok(()) => Ok(()),
     }
-}
-
-/// Nanoseconds since 1970.
-pub(crate) fn unix_time_now() -> u64 {
-    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
-}
-
-pub(crate) fn time_of(nanoseconds: u64) -> SystemTime {
-    UNIX_EPOCH + Duration::from_nanos(nanoseconds)
 }

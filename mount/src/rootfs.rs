@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use store::{Chain, ScratchPaths};
 use sys::{DetachedMount, MountAttributes, MountTable};
 
+use crate::clock::unix_time_now;
 use crate::overlay::{Overlay, check_count, distinct};
 use crate::record::{Identity, Record};
-use crate::registry::unix_time_now;
 use crate::state::TargetState;
 use crate::volumes::{Volumes, Wanted, detached_identity, identity_at};
 use crate::{Error, ErrorKind, Holder, IdMapping, Registry, Result, TargetKind, VolumeId, image};

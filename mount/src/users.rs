@@ -81,7 +81,7 @@ impl Registry {
             scratch: volume.place == Place::Scratch,
             mapping: volume.mapping.clone(),
             holders: state.holders(id),
-            since: crate::registry::time_of(done.since),
+            since: crate::clock::time_of(done.since),
         })
     }
 }

@@ -8,9 +8,10 @@ use sha2::{Digest as _, Sha256};
 use store::Layer;
 use sys::{DetachedMount, MountEvents, MountIdentity};
 
+use crate::clock::unix_time_now;
 use crate::journal::Journal;
 use crate::record::{Identity, Record};
-use crate::registry::{make_directory, unix_time_now};
+use crate::registry::make_directory;
 use crate::state::State;
 use crate::volume::Place;
 use crate::{Error, ErrorKind, IdMapping, Registry, Result, VolumeId, image, scratch};

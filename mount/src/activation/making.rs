@@ -17,9 +17,10 @@ use crate::activation::plan::{Handler, Plan, Step, Transform};
 use crate::activation::roots::Roots;
 use crate::activation::template::{Performed, Template, performed};
 use crate::activation::{holder_of, kernel};
+use crate::clock::unix_time_now;
 use crate::journal::Journal;
 use crate::record::{ActiveRecord, Identity, Record};
-use crate::registry::{make_directory, unix_time_now};
+use crate::registry::make_directory;
 use crate::volumes::{Volumes, Wanted, detached_identity, make_mount_point};
 use crate::{Error, ErrorKind, Mount, Registry, Result, VolumeId, image, scratch};
 

@@ -1,0 +1,434 @@
+//! The Windows filter's layers that are attached on this host, for whom, and where they are mounted.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use layer::Cancel;
+use serde::{Deserialize, Serialize};
+use sys::windows::{HResult, Host};
+
+use super::attached_layer::{attach, attach_scratch, detach, native};
+use super::folders::{Folders, PathKind};
+use super::ledger::{Ledger, Locked};
+use super::step::{failed, is_gone};
+use super::{AttachedLayer, Retry, WindowsLayer, WindowsPath};
+use crate::clock::unix_time_now;
+use crate::{Error, ErrorKind, Mount, Result};
+
+/// The attached layers of a host, with their ledger in the run directory.
+///
+/// A scratch is attached for one owner at a time. What a dead process left is detached by [`Self::reconcile`], or
+/// when somebody wants the same scratch.
+pub struct WindowsLayers {
+    host: Arc<dyn Host>,
+    folders: Folders,
+    retry: Retry,
+    ledger: Ledger<State>,
+}
+
+/// A root file system that is mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountedLayer {
+    /// The link that leads to it.
+    pub target: WindowsPath,
+    /// Its volume, with a backslash at the end: what the link says.
+    pub volume: String,
+    /// It was asked for as read-only. Windows' filter attaches no other way than writable: what is written lies in the
+    /// scratch, which belongs to this mount alone, and reaches no layer.
+    pub read_only: bool,
+}
+
+/// What [`WindowsLayers::reconcile`] did and what it left alone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LayerReconcileReport {
+    /// Scratches that were never finished, or whose owner is dead: detached.
+    pub undone: Vec<String>,
+    /// Those that could not be detached, with the reason; they stay on record.
+    pub kept: Vec<(String, String)>,
+}
+
+/// What the ledger says: attached scratches by the key of their path.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct State {
+    scratches: BTreeMap<String, Entry>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Entry {
+    scratch: String,
+    /// For whom: a container's id, or the target.
+    owner: String,
+    /// Whether the filter is attached too.
+    filter: bool,
+    /// `None`: intended; whoever was at it is dead, or is us.
+    volume: Option<String>,
+    target: Option<Target>,
+    since: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Target {
+    path: String,
+    /// An empty folder was there, and is to be there again.
+    folder: bool,
+}
+
+impl WindowsLayers {
+    /// The layers of `host`, with the ledger `windows-layers.ledger` in `run`. Calls wait at most `wait` for another
+    /// process.
+    ///
+    /// # Errors
+    /// What opening the ledger says.
+    pub fn open(
+        host: Arc<dyn Host>,
+        folders: Folders,
+        run: &Path,
+        retry: Retry,
+        wait: Duration,
+    ) -> Result<Self> {
+        let ledger = Ledger::open(&run.join("windows-layers.ledger"), wait)?;
+        Ok(Self { host, folders, retry, ledger })
+    }
+
+    /// The interfaces of the host.
+    pub fn host(&self) -> &Arc<dyn Host> {
+        &self.host
+    }
+
+    /// The folders of the host.
+    pub fn folders(&self) -> &Folders {
+        &self.folders
+    }
+
+    /// Attaches the scratch and the filter over its parents, for `owner`.
+    ///
+    /// # Errors
+    /// `Busy` if the scratch is attached already; `Invalid` for parents that are not the scratch's; `Cancelled`; what
+    /// Windows says. What was attached is detached then; the error says what could not be.
+    pub fn attach(
+        &self,
+        layer: &WindowsLayer,
+        owner: &str,
+        cancel: &Cancel,
+    ) -> Result<AttachedLayer> {
+        layer.check()?;
+        self.check_order(layer)?;
+        let mut locked = self.ledger.locked()?;
+        self.attach_locked(&mut locked, &layer.scratch, owner, None, true, |host, retry| {
+            attach(host, layer, retry, cancel)
+        })
+    }
+
+    /// Attaches the scratch alone, for `owner`.
+    ///
+    /// # Errors
+    /// Those of [`Self::attach`].
+    pub fn attach_scratch(
+        &self,
+        scratch: &WindowsPath,
+        owner: &str,
+        cancel: &Cancel,
+    ) -> Result<AttachedLayer> {
+        let mut locked = self.ledger.locked()?;
+        self.attach_locked(&mut locked, scratch, owner, None, false, |host, retry| {
+            attach_scratch(host, scratch, retry, cancel)
+        })
+    }
+
+    /// Detaches what was attached to a scratch; `false` if it is not on record.
+    ///
+    /// # Errors
+    /// Everything that failed, after all of it was tried; it stays on record then, and can be detached again.
+    pub fn detach(&self, scratch: &WindowsPath) -> Result<bool> {
+        let mut locked = self.ledger.locked()?;
+        let key = scratch.key();
+        if !locked.state.scratches.contains_key(&key) {
+            return Ok(false);
+        }
+        self.undo(&mut locked, &key)?;
+        Ok(true)
+    }
+
+    /// Mounts the root file system that a `windows-layer` mount describes: `target` becomes a link to its volume. An
+    /// empty folder there makes way, and comes back when it is unmounted.
+    ///
+    /// # Errors
+    /// `Invalid` for another type of mount (which is named), for options that make no sense and for a target that
+    /// cannot be; `AlreadyExists` if something is at the target; those of [`Self::attach`].
+    pub fn mount(
+        &self,
+        mount: &Mount,
+        target: &WindowsPath,
+        cancel: &Cancel,
+    ) -> Result<MountedLayer> {
+        let layer = WindowsLayer::parse(mount)?;
+        let folder = self.check_target(&layer, target)?;
+        self.check_order(&layer)?;
+        let mut locked = self.ledger.locked()?;
+        let intended = Target { path: target.to_string(), folder };
+        let attached = self.attach_locked(
+            &mut locked,
+            &layer.scratch,
+            &target.to_string(),
+            Some(intended),
+            true,
+            |host, retry| {
+                let attached = attach(host, &layer, retry, cancel)?;
+                if let Err(error) = self.link(target, &attached.volume, folder) {
+                    return Err(error.and(detach(host, &layer.scratch, true)));
+                }
+                Ok(attached)
+            },
+        )?;
+        let volume = format!(r"{}\", attached.volume);
+        Ok(MountedLayer { target: target.clone(), volume, read_only: layer.read_only })
+    }
+
+    /// Unmounts what was mounted at `target`: removes the link, detaches filter and scratch. `false` if nothing of
+    /// ours is there: doing it again does no harm. What else is at the target stays.
+    ///
+    /// # Errors
+    /// Those of [`Self::detach`].
+    pub fn unmount(&self, target: &WindowsPath) -> Result<bool> {
+        let mut locked = self.ledger.locked()?;
+        let Some(key) = at_target(&locked.state, target) else { return Ok(false) };
+        self.undo(&mut locked, &key)?;
+        Ok(true)
+    }
+
+    /// Unmounts until nothing of ours is at `target`; how often that was. A target that does not exist is fine.
+    ///
+    /// # Errors
+    /// Those of [`Self::unmount`].
+    pub fn unmount_all(&self, target: &WindowsPath) -> Result<usize> {
+        let mut count = 0;
+        while self.unmount(target)? {
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// Detaches what was never finished and what belongs to the dead (`alive` says whether an owner lives).
+    ///
+    /// # Errors
+    /// Those of the ledger.
+    pub fn reconcile(&self, alive: &dyn Fn(&str) -> bool) -> Result<LayerReconcileReport> {
+        let mut locked = self.ledger.locked()?;
+        let mut report = LayerReconcileReport::default();
+        let dead = |entry: &Entry| entry.volume.is_none() || !alive(&entry.owner);
+        let scratches = locked.state.scratches.iter();
+        let dead: Vec<(String, String)> = scratches
+            .filter(|(_, entry)| dead(entry))
+            .map(|(key, entry)| (key.clone(), entry.scratch.clone()))
+            .collect();
+        for (key, scratch) in dead {
+            match self.undo(&mut locked, &key) {
+                Ok(()) => report.undone.push(scratch),
+                Err(error) => report.kept.push((scratch, error.chain())),
+            }
+        }
+        Ok(report)
+    }
+
+    /// Writes the intention, acts, and writes what came of it.
+    fn attach_locked(
+        &self,
+        locked: &mut Locked<'_, State>,
+        scratch: &WindowsPath,
+        owner: &str,
+        target: Option<Target>,
+        filter: bool,
+        act: impl FnOnce(&dyn Host, &Retry) -> Result<AttachedLayer>,
+    ) -> Result<AttachedLayer> {
+        let key = scratch.key();
+        match locked.state.scratches.get(&key) {
+            Some(Entry { volume: Some(volume), owner: holder, .. }) => {
+                let message = format!(
+                    "the scratch {scratch} is in use: it is attached as {volume} for {holder}"
+                );
+                return Err(Error::new(ErrorKind::Busy, message));
+            }
+            Some(_) => self.undo(locked, &key)?,
+            None => {}
+        }
+        let entry = Entry {
+            scratch: scratch.to_string(),
+            owner: owner.to_owned(),
+            filter,
+            volume: None,
+            target,
+            since: unix_time_now(),
+        };
+        locked.state.scratches.insert(key.clone(), entry);
+        locked.write()?;
+        sys::failpoint::hit("layer-intended");
+        let attached = act(&*self.host, &self.retry);
+        sys::failpoint::hit("layer-attached");
+        match &attached {
+            Ok(attached) => {
+                if let Some(entry) = locked.state.scratches.get_mut(&key) {
+                    entry.volume = Some(attached.volume.clone());
+                }
+                if let Err(error) = locked.write() {
+                    return Err(match self.undo(locked, &key) {
+                        Ok(()) => error,
+                        Err(undo) => error.and(vec![undo]),
+                    });
+                }
+            }
+            // What could not be undone stays on record for reconcile.
+            Err(error) if !error.left().is_empty() => {}
+            Err(_) => {
+                locked.state.scratches.remove(&key);
+                // The error that came first is the one to tell; an intention that stays is reconciled.
+                let _ = locked.write();
+            }
+        }
+        attached
+    }
+
+    /// Undoes everything of an entry, in the order link, filter, disk, and forgets it if all of that is done.
+    fn undo(&self, locked: &mut Locked<'_, State>, key: &str) -> Result<()> {
+        let Some(entry) = locked.state.scratches.get(key).cloned() else { return Ok(()) };
+        let scratch = WindowsPath::parse(&entry.scratch)?;
+        let mut errors = Vec::new();
+        if let Some(target) = &entry.target {
+            errors.extend(self.unlink(target, entry.volume.as_deref()).err());
+        }
+        errors.extend(detach(&*self.host, &scratch, entry.filter));
+        let mut errors = errors.into_iter();
+        if let Some(first) = errors.next() {
+            return Err(first.and(errors.collect()));
+        }
+        sys::failpoint::hit("layer-detached");
+        locked.state.scratches.remove(key);
+        locked.write()
+    }
+
+    fn link(&self, target: &WindowsPath, volume: &str, folder: bool) -> Result<()> {
+        if folder {
+            self.folders.remove(target)?;
+        }
+        let root = format!(r"{volume}\");
+        self.host.create_directory_symlink(&native(target), &root).map_err(|error| {
+            let error = failed("link to the volume at", target, error);
+            match folder.then(|| self.folders.make(target)) {
+                Some(Err(undo)) => error.and(vec![undo]),
+                _ => error,
+            }
+        })
+    }
+
+    /// Removes the link, if that is what is at the target and it leads to a volume of ours.
+    fn unlink(&self, target: &Target, volume: Option<&str>) -> Result<()> {
+        let path = WindowsPath::parse(&target.path)?;
+        let leads = match self.host.read_link(&native(&path)) {
+            Ok(leads) => Some(leads.to_string_lossy().trim_end_matches('\\').to_owned()),
+            Err(error) if is_gone(&error) || error.code() == HResult::from_bits(0x8007_1126) => {
+                None
+            }
+            Err(error) => return Err(failed("look at the link", &path, error)),
+        };
+        // Of an unfinished mount the volume is not known; then any volume's link at the target is its.
+        let ours = leads.as_deref().is_some_and(|leads| match volume {
+            Some(volume) => leads.eq_ignore_ascii_case(volume.trim_end_matches('\\')),
+            None => leads.starts_with(r"\\?\Volume{"),
+        });
+        if ours {
+            self.host
+                .remove_directory_link(&native(&path))
+                .map_err(|error| failed("remove the link", &path, error))?;
+        }
+        if target.folder && self.folders.kind(&path)? == PathKind::Absent {
+            self.folders.make(&path)?;
+        }
+        Ok(())
+    }
+
+    /// Whether an empty folder is at the target, which makes way.
+    fn check_target(&self, layer: &WindowsLayer, target: &WindowsPath) -> Result<bool> {
+        let refused = |kind, what: &str| {
+            Err(Error::new(kind, format!("cannot mount {} at {target}: {what}", layer.scratch)))
+        };
+        if target.is_root() {
+            return refused(ErrorKind::Invalid, "it is a root");
+        }
+        let mut layers = layer.parents.iter().chain([&layer.scratch]);
+        if let Some(within) = layers.find(|folder| target.is_in(folder)) {
+            return refused(ErrorKind::Invalid, &format!("that is in the layer {within}"));
+        }
+        match self.folders.kind(target)? {
+            PathKind::Absent => match target.parent().map(|parent| self.folders.kind(&parent)) {
+                Some(Ok(PathKind::Absent | PathKind::File)) => {
+                    refused(ErrorKind::NotFound, "the folder that it is to be in does not exist")
+                }
+                Some(Err(error)) => Err(error),
+                _ => Ok(false),
+            },
+            PathKind::EmptyDirectory => Ok(true),
+            PathKind::Directory => refused(ErrorKind::AlreadyExists, "the folder is not empty"),
+            PathKind::Link => refused(
+                ErrorKind::AlreadyExists,
+                "a link is there; if something is mounted at it, unmount that first",
+            ),
+            PathKind::File => refused(ErrorKind::AlreadyExists, "a file is there"),
+        }
+    }
+
+    /// Compares the parents with what the topmost of them says about itself, where it does (`layerchain.json`: those
+    /// who write layers put it there).
+    fn check_order(&self, layer: &WindowsLayer) -> Result<()> {
+        let Some((top, below)) = layer.parents.split_first() else { return Ok(()) };
+        let wrong = |what: String| {
+            let message =
+                format!("the parents of {} are not those of {top}: {what}", layer.scratch);
+            Err(Error::new(ErrorKind::Invalid, message))
+        };
+        let Some(text) = self.folders.read(&top.join("layerchain.json")?)? else { return Ok(()) };
+        let chain: Option<Vec<String>> = serde_json::from_str(&text).map_err(|error| {
+            let message = format!("{top} has a layerchain.json that is no JSON array of folders");
+            Error::caused(ErrorKind::Corrupt, message, error)
+        })?;
+        let chain: Vec<WindowsPath> = chain
+            .unwrap_or_default()
+            .iter()
+            .map(|path| WindowsPath::parse(path))
+            .collect::<Result<_>>()?;
+        for (number, (said, given)) in chain.iter().zip(below).enumerate() {
+            if said.key() != given.key() {
+                return wrong(format!(
+                    "number {} is {given}, and should be {said} (the topmost comes first)",
+                    number + 2
+                ));
+            }
+        }
+        match (chain.get(below.len()), below.get(chain.len())) {
+            (Some(missing), _) => wrong(format!("{missing} is missing")),
+            (_, Some(extra)) => wrong(format!("{extra} is none of them")),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for WindowsLayers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WindowsLayers")
+            .field("folders", &self.folders)
+            .field("retry", &self.retry)
+            .field("ledger", &self.ledger)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The key of the scratch that is mounted at the target.
+fn at_target(state: &State, target: &WindowsPath) -> Option<String> {
+    let key = target.key();
+    let here = |entry: &Entry| {
+        let path = entry.target.as_ref().map(|target| WindowsPath::parse(&target.path));
+        path.is_some_and(|path| path.is_ok_and(|path| path.key() == key))
+    };
+    state.scratches.iter().find(|(_, entry)| here(entry)).map(|(key, _)| key.clone())
+}
