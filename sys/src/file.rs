@@ -1,72 +1,61 @@
 //! Files that must survive a power cut, locks that name their holder, and what a tree costs on disk.
 
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(windows)]
+mod windows;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::fs::FlockOperation;
-
 use crate::error::{Error, Result};
+
+#[cfg(target_os = "linux")]
+use linux as imp;
+#[cfg(windows)]
+use windows as imp;
+
+#[cfg(target_os = "linux")]
+pub use linux::sync_file_system;
 
 fn failed(call: &str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let call = format!("{call}({})", path.display());
     move |source| Error::new(call, source)
 }
 
-/// Creates a file that must not exist yet, open for reading and writing, with this mode (less the umask).
+/// Creates a file that must not exist yet, open for reading and writing, with this mode (less the umask). On Windows
+/// the directory decides who may do what.
 pub fn create_new(path: &Path, mode: u32) -> Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(mode)
+    let mut options = OpenOptions::new();
+    imp::set_mode(options.read(true).write(true).create_new(true), mode)
         .open(path)
         .map_err(failed("open", path))
 }
 
-/// Creates one directory with exactly this mode, whatever the umask.
+/// Options for opening a file that get this mode (less the umask) if they make it. On Windows the directory decides.
+pub fn set_mode(options: &mut OpenOptions, mode: u32) -> &mut OpenOptions {
+    imp::set_mode(options, mode)
+}
+
+/// Creates one directory with exactly this mode, whatever the umask. On Windows it takes the rights of its parent.
 pub fn create_directory(path: &Path, mode: u32) -> Result<()> {
-    fs::DirBuilder::new().mode(mode).create(path).map_err(failed("mkdir", path))?;
-    // mkdir(2) takes the umask away; most callers' umask leaves these modes alone and the second call out.
-    let now = fs::symlink_metadata(path).map_err(failed("stat", path))?.mode() & 0o7777;
-    if now == mode {
-        return Ok(());
-    }
-    rustix::fs::chmod(path, rustix::fs::Mode::from_raw_mode(mode))
-        .map_err(|errno| failed("chmod", path)(errno.into()))
+    imp::create_directory(path, mode)
+}
+
+/// Creates a directory for its owner alone (less the umask), and those above it; one that is there is fine. On Windows it
+/// takes the rights of its parent.
+pub fn create_private_directories(path: &Path) -> Result<()> {
+    imp::create_private_directories(path).map_err(failed("mkdir", path))
 }
 
 /// Whether a directory is as [`create_directory`] with this mode leaves one: empty, ours, without xattrs. Its times may
 /// differ.
+///
+/// On Windows: whether it is empty.
 pub fn is_like_new(path: &Path, mode: u32) -> Result<bool> {
-    use rustix::fs::OFlags;
-    let fail =
-        |call: &'static str| move |errno: rustix::io::Errno| failed(call, path)(errno.into());
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let directory =
-        rustix::fs::open(path, flags, rustix::fs::Mode::empty()).map_err(fail("open"))?;
-    let stat = rustix::fs::fstat(&directory).map_err(fail("stat"))?;
-    let ours = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    if stat.st_mode & 0o7777 != mode || (stat.st_uid, stat.st_gid) != ours {
-        return Ok(false);
-    }
-    let mut names = [0; 1];
-    match rustix::fs::flistxattr(&directory, &mut names) {
-        Ok(0) | Err(rustix::io::Errno::NOTSUP) => {}
-        Ok(_) | Err(rustix::io::Errno::RANGE) => return Ok(false),
-        Err(errno) => return Err(fail("listxattr")(errno)),
-    }
-    let mut buffer = Vec::with_capacity(512);
-    let mut entries = rustix::fs::RawDir::new(&directory, buffer.spare_capacity_mut());
-    while let Some(entry) = entries.next() {
-        let entry = entry.map_err(fail("readdir"))?;
-        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+    imp::is_like_new(path, mode)
 }
 
 /// Gives a file all blocks up to `length` bytes; what it has stays as it is.
@@ -74,26 +63,17 @@ pub fn is_like_new(path: &Path, mode: u32) -> Result<bool> {
 /// # Errors
 /// `Unsupported` where the file system cannot, `StorageFull`.
 pub fn allocate(file: &File, length: u64) -> io::Result<()> {
-    if length == 0 {
-        return Ok(());
-    }
-    rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, length)?;
-    Ok(())
+    imp::allocate(file, length)
 }
 
 /// Asks the kernel to read a part of a file soon, without waiting for it. What comes of that is only a matter of speed.
 pub fn read_ahead(file: &File, offset: u64, length: u64) {
-    let advice = rustix::fs::Advice::WillNeed;
-    let _ = rustix::fs::fadvise(file, offset, std::num::NonZeroU64::new(length), advice);
+    imp::read_ahead(file, offset, length);
 }
 
 /// Sets the times of a file's last change and access to now.
 pub fn set_times_to_now(path: &Path) -> Result<()> {
-    let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
-    let times = rustix::fs::Timestamps { last_access: now, last_modification: now };
-    let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
-    rustix::fs::utimensat(rustix::fs::CWD, path, &times, flags)
-        .map_err(|errno| failed("utimensat", path)(errno.into()))
+    imp::set_times_to_now(path)
 }
 
 /// Makes a file's data and length durable.
@@ -102,14 +82,11 @@ pub fn sync_file(file: &File, path: &Path) -> Result<()> {
 }
 
 /// Makes the names in a directory durable.
+///
+/// On Windows the directory is flushed where the file system lets us open it for that; where it does not, its names are
+/// as durable as its own journal makes them.
 pub fn sync_directory(path: &Path) -> Result<()> {
-    File::open(path).and_then(|directory| directory.sync_all()).map_err(failed("fsync", path))
-}
-
-/// Makes everything on the file system that holds `path` durable.
-pub fn sync_file_system(path: &Path) -> Result<()> {
-    let file = File::open(path).map_err(failed("open", path))?;
-    rustix::fs::syncfs(&file).map_err(|errno| failed("syncfs", path)(errno.into()))
+    imp::sync_directory(path).map_err(failed("fsync", path))
 }
 
 /// Renames within one file system; an existing file at `to` is replaced.
@@ -119,7 +96,7 @@ pub fn rename(from: &Path, to: &Path) -> Result<()> {
     })
 }
 
-/// An exclusive or shared `flock(2)` on a file, released on drop or death.
+/// An exclusive or shared lock on a file (`flock(2)`, on Windows `LockFileEx`), released on drop or death.
 #[derive(Debug)]
 pub struct Lock {
     file: File,
@@ -138,17 +115,10 @@ impl Lock {
     /// Takes the lock on `path`, created if missing, waiting at most `wait`; the holder's process id is written into
     /// the file so that others can name it.
     pub fn acquire(path: &Path, wait: Duration) -> Result<Acquired> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .map_err(failed("open", path))?;
-        let Some(mut lock) =
-            Self::wait_for(file, path, FlockOperation::NonBlockingLockExclusive, wait)?
-        else {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let file = imp::set_mode(&mut options, 0o600).open(path).map_err(failed("open", path))?;
+        let Some(mut lock) = Self::wait_for(file, path, Sharing::Exclusive, wait)? else {
             return Ok(Acquired::Busy(Self::holder(path)));
         };
         lock.file
@@ -162,35 +132,26 @@ impl Lock {
     /// Takes a shared lock on an existing file that may be on a read-only file system.
     pub fn acquire_shared(path: &Path, wait: Duration) -> Result<Acquired> {
         let file = File::open(path).map_err(failed("open", path))?;
-        Ok(match Self::wait_for(file, path, FlockOperation::NonBlockingLockShared, wait)? {
+        Ok(match Self::wait_for(file, path, Sharing::Shared, wait)? {
             Some(lock) => Acquired::Held(lock),
             None => Acquired::Busy(Self::holder(path)),
         })
     }
 
-    /// `flock(2)` has no time limit, so this asks again with growing pauses.
-    fn wait_for(
-        file: File,
-        path: &Path,
-        operation: FlockOperation,
-        wait: Duration,
-    ) -> Result<Option<Self>> {
+    /// Neither system's lock has a time limit, so this asks again with growing pauses.
+    fn wait_for(file: File, path: &Path, sharing: Sharing, wait: Duration) -> Result<Option<Self>> {
         let deadline = Instant::now() + wait;
         let mut pause = Duration::from_millis(1);
         loop {
-            match rustix::fs::flock(&file, operation) {
-                Ok(()) => return Ok(Some(Self { file })),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::WOULDBLOCK) => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        return Ok(None);
-                    }
-                    std::thread::sleep(pause.min(left));
-                    pause = (pause * 2).min(Duration::from_millis(20));
-                }
-                Err(errno) => return Err(failed("flock", path)(errno.into())),
+            if imp::try_lock(&file, sharing).map_err(failed("lock", path))? {
+                return Ok(Some(Self { file }));
             }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            std::thread::sleep(pause.min(left));
+            pause = (pause * 2).min(Duration::from_millis(20));
         }
     }
 
@@ -203,39 +164,48 @@ impl Lock {
     /// Whether `path` still names the file that is locked: it does not when somebody removed or replaced it between
     /// our open and our lock.
     pub fn is_at(&self, path: &Path) -> bool {
-        match (self.file.metadata(), fs::symlink_metadata(path)) {
-            (Ok(ours), Ok(theirs)) => ours.dev() == theirs.dev() && ours.ino() == theirs.ino(),
-            _ => false,
-        }
+        imp::is_at(&self.file, path).unwrap_or(false)
     }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    Exclusive,
+    Shared,
 }
 
 /// What a tree costs: bytes allocated (not lengths) and inodes, a hard-linked file counted once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DiskUsage {
-    /// Bytes allocated on disk, in units of 512 as `stat(2)` reports them.
+    /// Bytes allocated on disk, in units of 512 as `stat(2)` reports them; of clusters on Windows.
     pub bytes: u64,
     /// Inodes, the tree's root included.
     pub inodes: u64,
+}
+
+/// What one file or directory costs, and which it is.
+struct Cost {
+    bytes: u64,
+    directory: bool,
+    volume: u64,
+    identity: u128,
+    links: u64,
 }
 
 /// Adds up a file or tree without following symbolic links. Entries that vanish while it runs are left out.
 pub fn disk_usage(path: &Path) -> Result<DiskUsage> {
     let mut usage = DiskUsage::default();
     let mut linked = std::collections::HashSet::new();
-    let root = fs::symlink_metadata(path).map_err(failed("stat", path))?;
+    let root = imp::cost(path).map_err(failed("stat", path))?;
     let mut directories = Vec::new();
-    let mut add = |metadata: &fs::Metadata| {
-        if metadata.is_dir()
-            || metadata.nlink() == 1
-            || linked.insert((metadata.dev(), metadata.ino()))
-        {
-            usage.bytes += metadata.blocks() * 512;
+    let mut add = |cost: &Cost| {
+        if cost.directory || cost.links == 1 || linked.insert((cost.volume, cost.identity)) {
+            usage.bytes += cost.bytes;
             usage.inodes += 1;
         }
     };
     add(&root);
-    if root.is_dir() {
+    if root.directory {
         directories.push(path.to_owned());
     }
     while let Some(directory) = directories.pop() {
@@ -245,16 +215,16 @@ pub fn disk_usage(path: &Path) -> Result<DiskUsage> {
             Err(error) => return Err(failed("opendir", &directory)(error)),
         };
         for entry in entries {
-            let entry = entry.map_err(failed("readdir", &directory))?;
-            let metadata = match entry.metadata() {
-                Ok(metadata) => metadata,
+            let path = entry.map_err(failed("readdir", &directory))?.path();
+            let cost = match imp::cost(&path) {
+                Ok(cost) => cost,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(failed("stat", &entry.path())(error)),
+                Err(error) => return Err(failed("stat", &path)(error)),
             };
-            add(&metadata);
+            add(&cost);
             // Another file system mounted inside is not part of what this tree costs.
-            if metadata.is_dir() && metadata.dev() == root.dev() {
-                directories.push(entry.path());
+            if cost.directory && cost.volume == root.volume {
+                directories.push(path);
             }
         }
     }
@@ -274,15 +244,10 @@ pub fn remove_tree(path: &Path) -> Result<()> {
     }
 }
 
-/// `length` bytes from `getrandom(2)` as hexadecimal digits, for temporary names.
+/// `length` random bytes of the system's as hexadecimal digits, for temporary names.
 pub fn random_name(length: usize) -> Result<String> {
     let mut bytes = vec![0u8; length];
-    let mut filled = 0;
-    while filled < bytes.len() {
-        filled +=
-            rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
-                .map_err(|errno| Error::new(format!("getrandom({length})"), errno))?;
-    }
+    imp::fill_random(&mut bytes)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
@@ -311,10 +276,20 @@ mod tests {
         let shared = Lock::acquire_shared(&path, Duration::ZERO).unwrap();
         assert!(matches!(shared, Acquired::Held(_)));
         assert!(matches!(Lock::acquire_shared(&path, Duration::ZERO).unwrap(), Acquired::Held(_)));
-        fs::remove_file(&path).unwrap();
-        match shared {
-            Acquired::Held(lock) => assert!(!lock.is_at(&path)),
-            Acquired::Busy(_) => unreachable!(),
+        drop(shared);
+    }
+
+    #[test]
+    fn a_lock_is_not_at_a_path_whose_file_was_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        match Lock::acquire(&path, Duration::ZERO).unwrap() {
+            Acquired::Held(lock) => {
+                assert!(lock.is_at(&path));
+                fs::remove_file(&path).unwrap();
+                assert!(!lock.is_at(&path));
+            }
+            Acquired::Busy(_) => panic!("nobody else knows this file"),
         }
     }
 
@@ -344,32 +319,96 @@ mod tests {
         assert_eq!(one.inodes, 2);
         assert!(one.bytes >= 100_000);
         fs::hard_link(tree.join("a"), tree.join("b")).unwrap();
+        let two = disk_usage(&tree).unwrap();
+        assert_eq!((two.inodes, two.bytes - one.bytes < 10_000), (2, true));
+        remove_tree(&tree).unwrap();
+        remove_tree(&tree).unwrap();
+        assert!(directory.path().exists());
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn holes_cost_nothing_and_links_are_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let tree = directory.path().join("t");
+        fs::create_dir(&tree).unwrap();
         std::os::unix::fs::symlink("/", tree.join("out")).unwrap();
         let sparse = File::create(tree.join("sparse")).unwrap();
         sparse.set_len(1 << 30).unwrap();
         let all = disk_usage(&tree).unwrap();
-        assert_eq!(all.inodes, 4);
+        assert_eq!(all.inodes, 3);
         assert!(all.bytes < 1 << 20, "a hole costs nothing: {all:?}");
-        remove_tree(&tree).unwrap();
         remove_tree(&tree).unwrap();
         assert!(Path::new("/").exists());
     }
 
     #[test]
+    #[cfg(target_os = "linux")]
     fn modes_are_exact() {
+        use std::os::unix::fs::MetadataExt as _;
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("d");
         create_directory(&path, 0o777).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o777);
+        sync_file_system(directory.path()).unwrap();
+    }
+
+    #[test]
+    fn what_is_made_is_made_once_and_synced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("d");
+        create_directory(&path, 0o700).unwrap();
         assert!(create_directory(&path, 0o755).is_err());
+        assert!(is_like_new(&path, 0o700).unwrap());
+        create_private_directories(&path.join("deeper/still")).unwrap();
+        create_private_directories(&path.join("deeper/still")).unwrap();
+        assert!(!is_like_new(&path, 0o700).unwrap());
+        let old = fs::metadata(&path).unwrap().modified().unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        set_times_to_now(&path).unwrap();
+        assert!(fs::metadata(&path).unwrap().modified().unwrap() > old);
         let file = create_new(&directory.path().join("f"), 0o600).unwrap();
+        allocate(&file, 70_000).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 70_000);
+        allocate(&file, 10).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 70_000);
         sync_file(&file, &path).unwrap();
         sync_directory(directory.path()).unwrap();
-        sync_file_system(directory.path()).unwrap();
         assert_eq!(
             create_new(&directory.path().join("f"), 0o600).unwrap_err().io_kind(),
             io::ErrorKind::AlreadyExists
         );
         assert_eq!(random_name(8).unwrap().len(), 16);
+        assert_ne!(random_name(8).unwrap(), random_name(8).unwrap());
+    }
+
+    #[test]
+    fn a_rename_replaces_what_is_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let (from, to) = (directory.path().join("from"), directory.path().join("to"));
+        fs::write(&from, "new").unwrap();
+        fs::write(&to, "old").unwrap();
+        rename(&from, &to).unwrap();
+        assert_eq!(fs::read(&to).unwrap(), b"new");
+        assert!(!from.exists());
+    }
+
+    #[test]
+    fn long_paths_are_like_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let long =
+            directory.path().join("a".repeat(120)).join("b".repeat(120)).join("c".repeat(120));
+        create_private_directories(&long).unwrap();
+        let file = long.join("file");
+        create_new(&file, 0o600).unwrap().write_all(b"text").unwrap();
+        rename(&file, &long.join("other")).unwrap();
+        sync_directory(&long).unwrap();
+        assert_eq!(disk_usage(&long).unwrap().inodes, 2);
+        match Lock::acquire(&long.join("lock"), Duration::ZERO).unwrap() {
+            Acquired::Held(lock) => assert!(lock.is_at(&long.join("lock"))),
+            Acquired::Busy(_) => panic!("nobody else knows this file"),
+        }
+        remove_tree(&directory.path().join("a".repeat(120))).unwrap();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 }

@@ -27,6 +27,7 @@ mod mount_identity;
 mod mount_watch;
 #[cfg(target_os = "linux")]
 mod mountinfo;
+pub mod path;
 pub mod process;
 #[cfg(target_os = "linux")]
 mod residency;
