@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::Args;
 use uvm::kit::KIT_VARIABLE;
 
-use crate::fuzzing::Sanitizer;
+use crate::fuzzing::Build;
 use crate::packages::{self, Purpose};
 use crate::program::{self, cargo};
 use crate::stages::Stages;
@@ -70,7 +70,7 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<()> {
             .map(drop)
     });
     if !arguments.quick && workspace::root().join("fuzz/Cargo.toml").is_file() {
-        stages.run("fuzzing", || fuzzing::fuzz(FUZZ_SECONDS, Sanitizer::None));
+        stages.run("fuzzing", || fuzzing::fuzz(FUZZ_SECONDS, Build::Quick));
     }
     stages.finish()
 }

@@ -8,19 +8,20 @@ use crate::packages::{self, Purpose};
 use crate::program::{self, cargo};
 use crate::workspace;
 
-/// What a build looks for beside panics.
+/// How the targets are built.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Sanitizer {
-    Address,
-    /// Builds in two thirds of the time; safe Rust seldom needs the other.
-    None,
+pub(crate) enum Build {
+    /// Fast to run, with the address sanitizer: for hours.
+    Thorough,
+    /// In half the time, barely optimized and looking for panics only: for seconds.
+    Quick,
 }
 
 /// Fuzzes for `seconds` in all. The first crash of a target is an error; the others still run.
-pub(crate) fn fuzz(seconds: u64, sanitizer: Sanitizer) -> Result<()> {
-    let sanitizer = match sanitizer {
-        Sanitizer::Address => "address",
-        Sanitizer::None => "none",
+pub(crate) fn fuzz(seconds: u64, build: Build) -> Result<()> {
+    let build: &[&str] = match build {
+        Build::Thorough => &["--sanitizer", "address"],
+        Build::Quick => &["--dev", "--sanitizer", "none"],
     };
     packages::set_up(Purpose::Fuzz)?;
     packages::require_cargo_command("cargo-fuzz")?;
@@ -37,8 +38,9 @@ pub(crate) fn fuzz(seconds: u64, sanitizer: Sanitizer) -> Result<()> {
     let mut failed = Vec::new();
     for target in targets {
         // Coverage instrumentation and the sanitizer are flags that stable rustc refuses by name only.
-        let mut command = cargo(["fuzz", "run", "--sanitizer", sanitizer, target]);
-        command.env("RUSTC_BOOTSTRAP", "1").args([
+        let mut command = cargo(["fuzz", "run"]);
+        command.args(build).env("RUSTC_BOOTSTRAP", "1").args([
+            target,
             "--",
             &format!("-max_total_time={share}"),
             "-rss_limit_mb=1024",

@@ -26,7 +26,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::fuzzing::Sanitizer;
+use crate::fuzzing::Build;
 use crate::packages::{Purpose, SetUpMissing};
 
 #[derive(Parser)]
@@ -86,7 +86,7 @@ fn main() -> ExitCode {
         Task::VmKit => vm_kit::make().map(drop),
         Task::Docs => docs(),
         Task::Deb(arguments) => deb::deb(&arguments),
-        Task::Fuzz { minutes } => fuzzing::fuzz(minutes * 60, Sanitizer::Address),
+        Task::Fuzz { minutes } => fuzzing::fuzz(minutes * 60, Build::Thorough),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
