@@ -1,5 +1,7 @@
 //! `computecore.dll`: virtual machines and containers of the Host Compute Service. Every document is JSON.
 
+use std::path::Path;
+
 use super::{ComputeSystem, Result};
 
 /// Compute systems. Every call waits for its operation's end and gives back the result document (empty when the
@@ -31,4 +33,8 @@ pub trait ComputeApi: Send + Sync {
 
     /// `HcsGetServiceProperties`: versions and features of the service.
     fn service_properties(&self, query: &str) -> Result<String>;
+
+    /// `HcsGrantVmGroupAccess`: lets every virtual machine open `file`. Layers' disks have it once, instead of an
+    /// entry for each machine (hcs-layers.md 2.1 and 7).
+    fn grant_vm_group_access(&self, file: &Path) -> Result<()>;
 }

@@ -55,6 +55,9 @@ impl HResult {
     /// Win32 0x5B4.
     pub const TIMEOUT: Self = Self::win32(0x5B4);
 
+    /// `E_FAIL`: a failure without a reason.
+    pub const UNSPECIFIED: Self = Self::from_bits(0x8000_4005);
+
     /// The value a function returned.
     pub const fn from_raw(value: i32) -> Self {
         Self(value)

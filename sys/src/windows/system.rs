@@ -78,5 +78,7 @@ fn checked_win32(function: &'static str, subject: impl Into<String>, answer: u32
 fn last_error(function: &'static str, subject: impl Into<String>) -> super::Error {
     // SAFETY: reads a number of the calling thread.
     let number = unsafe { windows_sys::Win32::Foundation::GetLastError() };
-    super::Error::new(function, subject, HResult::win32(number))
+    // A function that fails without a number has failed all the same.
+    let code = if number == 0 { HResult::UNSPECIFIED } else { HResult::win32(number) };
+    super::Error::new(function, subject, code)
 }

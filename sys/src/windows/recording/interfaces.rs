@@ -354,6 +354,10 @@ impl ComputeApi for Recorder {
     fn service_properties(&self, query: &str) -> Result<String> {
         self.answered("HcsGetServiceProperties", query, &[], || "{}".to_owned())
     }
+
+    fn grant_vm_group_access(&self, file: &Path) -> Result<()> {
+        self.call("HcsGrantVmGroupAccess", file.display(), &[]).map(drop)
+    }
 }
 
 impl OfflineRegistry for Recorder {

@@ -86,3 +86,33 @@ macro_rules! bindings {
     };
 }
 pub(super) use bindings;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Whether there is such a DLL or function differs between no two systems.
+    static NOWHERE: Library = Library::new("plywood-nowhere.dll", 12_345, &[("Any", 1)]);
+    static KERNEL32: Library =
+        Library::new("kernel32.dll", 1, &[("GetTickCount", 2), ("PlywoodNowhere", 23_456)]);
+
+    #[test]
+    fn a_missing_dll_is_named_with_the_build_that_has_it() {
+        let error = NOWHERE.entry("Any").err().unwrap();
+        assert_eq!(
+            error.to_string(),
+            "Any: this Windows lacks plywood-nowhere.dll (needs build 12345)"
+        );
+    }
+
+    #[test]
+    fn a_missing_entry_point_is_named_with_the_build_that_has_it() {
+        assert!(KERNEL32.entry("GetTickCount").is_ok());
+        let error = KERNEL32.entry("PlywoodNowhere").err().unwrap();
+        assert_eq!(
+            error.to_string(),
+            "PlywoodNowhere: this Windows lacks PlywoodNowhere in kernel32.dll (needs build 23456)"
+        );
+        assert_eq!(error.missing_binding().unwrap().entry, Some("PlywoodNowhere"));
+    }
+}

@@ -10,9 +10,9 @@ use super::{System, checked, native};
 use crate::windows::{CimFs, CimMountFlags, Guid, Result};
 
 bindings! {
-    CIMFS = "cimfs.dll", build 20348;
-    cim_mount_image: "CimMountImage", build 20348, fn(PCWSTR, PCWSTR, u32, *const GUID) -> HRESULT;
-    cim_dismount_image: "CimDismountImage", build 20348, fn(*const GUID) -> HRESULT;
+    CIMFS = "cimfs.dll", build 19041;
+    cim_mount_image: "CimMountImage", build 19041, fn(PCWSTR, PCWSTR, u32, *const GUID) -> HRESULT;
+    cim_dismount_image: "CimDismountImage", build 19041, fn(*const GUID) -> HRESULT;
 }
 
 impl CimFs for System {

@@ -1,6 +1,7 @@
 //! `computecore.dll`: Microsoft's reference of the Host Compute System API.
 
 use std::ffi::c_void;
+use std::path::Path;
 use std::ptr;
 
 use windows_sys::Win32::Foundation::{GENERIC_ALL, HANDLE};
@@ -33,6 +34,7 @@ bindings! {
     ) -> HRESULT;
     enumerate: "HcsEnumerateComputeSystems", build 17763, fn(PCWSTR, OperationHandle) -> HRESULT;
     service_properties: "HcsGetServiceProperties", build 17763, fn(PCWSTR, *mut PWSTR) -> HRESULT;
+    grant_group: "HcsGrantVmGroupAccess", build 19041, fn(PCWSTR) -> HRESULT;
 }
 
 /// One asynchronous operation, closed on drop.
@@ -198,5 +200,14 @@ impl ComputeApi for System {
         let answer = unsafe { call(text.as_optional_ptr(), document.out()) };
         super::checked(function, query, answer)?;
         document.read(function)
+    }
+
+    fn grant_vm_group_access(&self, file: &Path) -> Result<()> {
+        let function = "HcsGrantVmGroupAccess";
+        let call = grant_group()?;
+        let text = Wide::path(function, file)?;
+        // SAFETY: the path ends with NUL and outlives the call.
+        let answer = unsafe { call(text.as_ptr()) };
+        super::checked(function, file.to_string_lossy(), answer)
     }
 }

@@ -129,3 +129,31 @@ fn free_task(pointer: PWSTR) {
     // SAFETY: the function that filled the pointer documents CoTaskMemFree, and it is freed once, on drop.
     unsafe { windows_sys::Win32::System::Com::CoTaskMemFree(pointer.cast()) };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(wide: &Wide) -> String {
+        String::from_utf16(wide.units()).unwrap()
+    }
+
+    #[test]
+    fn backslashes_at_the_end_come_and_go() {
+        let cases = [(r"C:\a", r"C:\a\", r"C:\a"), (r"C:\a\\", r"C:\a\", r"C:\a"), ("", r"\", "")];
+        for (given, with, without) in cases {
+            let wide = || Wide::text("F", given).unwrap();
+            assert_eq!(text(&wide().with_backslash()), with);
+            assert_eq!(text(&wide().without_backslash()), without);
+        }
+    }
+
+    #[test]
+    fn texts_end_at_the_first_nul_and_half_pairs_are_errors() {
+        assert_eq!(from_units("F", &[97, 98, 0, 99]).unwrap(), "ab");
+        assert_eq!(from_units("F", &[97]).unwrap(), "a");
+        assert!(from_units("F", &[0xD800]).is_err());
+        assert!(Wide::text("F", "a\0b").is_err());
+        assert!(Wide::text("F", "").unwrap().as_optional_ptr().is_null());
+    }
+}
