@@ -12,6 +12,7 @@ mod cimfs;
 mod compute;
 mod disk;
 mod error;
+mod facts;
 mod handle;
 mod hresult;
 mod layers;
@@ -31,6 +32,7 @@ pub use cimfs::{CimFs, CimMountFlags};
 pub use compute::ComputeApi;
 pub use disk::{AttachFlags, DiskAccess, DiskApi, NewDisk};
 pub use error::{Error, Missing, Result};
+pub use facts::{HostFacts, LibraryFacts, Privilege, WindowsVersion};
 pub use handle::{ComputeSystem, Disk, Hive};
 pub use hresult::{HResult, RetryClass};
 pub use layers::{LAYER_DIRTY, LayerApi, LayerDescriptor};
@@ -43,11 +45,18 @@ pub use volume::{ClusterGeometry, VolumeApi};
 /// Every interface of a Windows host. Implemented by whatever implements them all; a `&dyn Host` coerces to a
 /// reference to any of its parts.
 pub trait Host:
-    CimFs + LayerApi + StorageApi + DiskApi + VolumeApi + ComputeApi + OfflineRegistry
+    CimFs + LayerApi + StorageApi + DiskApi + VolumeApi + ComputeApi + OfflineRegistry + HostFacts
 {
 }
 
 impl<T> Host for T where
-    T: CimFs + LayerApi + StorageApi + DiskApi + VolumeApi + ComputeApi + OfflineRegistry
+    T: CimFs
+        + LayerApi
+        + StorageApi
+        + DiskApi
+        + VolumeApi
+        + ComputeApi
+        + OfflineRegistry
+        + HostFacts
 {
 }

@@ -9,6 +9,8 @@
 mod compute;
 #[path = "windows_binding/disk.rs"]
 mod disk;
+#[path = "windows_binding/facts.rs"]
+mod facts;
 #[path = "windows_binding/layers.rs"]
 mod layers;
 #[path = "windows_binding/recording.rs"]

@@ -192,6 +192,7 @@ const TABLE: &[(u32, &str, &str)] = &[
     ),
     (0x48F, "ERROR_DEVICE_NOT_CONNECTED", "the scratch disk is not connected yet"),
     (0x490, "ERROR_NOT_FOUND", "there is no such element"),
+    (0x521, "ERROR_NO_SUCH_PRIVILEGE", "this Windows has no privilege of this name"),
     (0x522, "ERROR_PRIVILEGE_NOT_HELD", "the process lacks a privilege"),
     (0x570, "ERROR_FILE_CORRUPT", "the file is damaged"),
     (0x5B4, "ERROR_TIMEOUT", "the host compute service did not answer in time"),

@@ -12,7 +12,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Error, Guid, HResult, LayerDescriptor, Result};
+use super::{
+    Error, Guid, HResult, LayerDescriptor, LibraryFacts, Privilege, Result, WindowsVersion,
+};
 
 /// The double. Clones share one log and one script.
 ///
@@ -35,6 +37,53 @@ struct State {
     mounted: BTreeSet<Guid>,
     mount_points: BTreeMap<PathBuf, String>,
     links: BTreeMap<PathBuf, PathBuf>,
+    facts: Facts,
+}
+
+/// What the double says of its host; calls for it are not written down.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// The version.
+    pub version: WindowsVersion,
+    /// The DLLs, complete unless said otherwise.
+    pub libraries: Vec<LibraryFacts>,
+    /// The privileges that are held.
+    pub privileges: Vec<Privilege>,
+    /// Whether the process runs elevated.
+    pub elevated: bool,
+    /// The filters that are loaded.
+    pub filters: Vec<String>,
+}
+
+impl Default for Facts {
+    /// An elevated process on Server 2022 with everything in place.
+    fn default() -> Self {
+        let dlls = [
+            "cimfs.dll",
+            "computecore.dll",
+            "virtdisk.dll",
+            "vmcompute.dll",
+            "offreg.dll",
+            "computestorage.dll",
+            "fltlib.dll",
+        ];
+        let privileges = [
+            Privilege::BACKUP,
+            Privilege::RESTORE,
+            Privilege::MANAGE_VOLUME,
+            Privilege::SECURITY,
+            Privilege::CREATE_SYMBOLIC_LINK,
+        ];
+        Self {
+            version: WindowsVersion { major: 10, minor: 0, build: 20348, revision: 2031 },
+            libraries: dlls.map(|dll| LibraryFacts { dll, missing: Vec::new() }).into(),
+            privileges: privileges
+                .map(|name| Privilege { name: name.to_owned(), enabled: false })
+                .into(),
+            elevated: true,
+            filters: ["wcifs", "unionfs"].map(str::to_owned).into(),
+        }
+    }
 }
 
 enum Failure {
@@ -92,6 +141,12 @@ impl Recorder {
     /// true and false; several answers are given in turn, the last one for ever.
     pub fn answer(&self, function: &str, text: impl Into<String>) -> &Self {
         self.state().answers.entry(function.to_owned()).or_default().push_back(text.into());
+        self
+    }
+
+    /// Makes the host another one.
+    pub fn set_facts(&self, facts: Facts) -> &Self {
+        self.state().facts = facts;
         self
     }
 

@@ -11,6 +11,7 @@ mod binding;
 mod cimfs;
 mod compute;
 mod disk;
+mod facts;
 mod layers;
 mod offline_registry;
 mod storage;

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use super::{Recorder, shown, shown_parents};
 use crate::windows::{
     AttachFlags, CimFs, CimMountFlags, ClusterGeometry, ComputeApi, ComputeSystem, Disk,
-    DiskAccess, DiskApi, Error, Guid, HResult, Hive, LayerApi, LayerDescriptor, NewDisk,
-    OfflineRegistry, Result, StorageApi, VolumeApi,
+    DiskAccess, DiskApi, Error, Guid, HResult, Hive, HostFacts, LayerApi, LayerDescriptor,
+    LibraryFacts, NewDisk, OfflineRegistry, Privilege, Result, StorageApi, VolumeApi,
+    WindowsVersion,
 };
 
 fn volume_of(name: &str) -> String {
@@ -357,6 +358,39 @@ impl ComputeApi for Recorder {
 
     fn grant_vm_group_access(&self, file: &Path) -> Result<()> {
         self.call("HcsGrantVmGroupAccess", file.display(), &[]).map(drop)
+    }
+}
+
+impl HostFacts for Recorder {
+    fn version(&self) -> Result<WindowsVersion> {
+        Ok(self.state().facts.version)
+    }
+
+    fn libraries(&self) -> Vec<LibraryFacts> {
+        self.state().facts.libraries.clone()
+    }
+
+    fn privileges(&self) -> Result<Vec<Privilege>> {
+        Ok(self.state().facts.privileges.clone())
+    }
+
+    fn enable_privileges(&self, names: &[&str]) -> Result<()> {
+        let mut state = self.call("AdjustTokenPrivileges", names.join(", "), &[])?;
+        for name in names {
+            let held = state.facts.privileges.iter_mut().find(|held| held.name == *name);
+            let missing =
+                || Error::new("AdjustTokenPrivileges", *name, HResult::PRIVILEGE_NOT_HELD);
+            held.ok_or_else(missing)?.enabled = true;
+        }
+        Ok(())
+    }
+
+    fn is_elevated(&self) -> Result<bool> {
+        Ok(self.state().facts.elevated)
+    }
+
+    fn filters(&self) -> Result<Vec<String>> {
+        Ok(self.state().facts.filters.clone())
     }
 }
 

@@ -148,3 +148,14 @@ fn hives_are_numbered_with_the_disks() {
         ]
     );
 }
+
+#[test]
+fn the_hosts_facts_can_be_others() {
+    use crate::windows::HostFacts;
+    let recorder = Recorder::new();
+    recorder.enable_privileges(&[Privilege::BACKUP]).unwrap();
+    assert!(recorder.privileges().unwrap()[0].enabled);
+    recorder.set_facts(Facts { privileges: Vec::new(), ..Facts::default() });
+    let error = recorder.enable_privileges(&[Privilege::BACKUP]).unwrap_err();
+    assert_eq!(error.code(), HResult::PRIVILEGE_NOT_HELD);
+}

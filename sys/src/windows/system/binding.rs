@@ -8,7 +8,7 @@ use windows_sys::Win32::System::LibraryLoader::{
     GetProcAddress, LOAD_LIBRARY_SEARCH_SYSTEM32, LoadLibraryExW,
 };
 
-use crate::windows::{Error, Missing, Result};
+use crate::windows::{Error, LibraryFacts, Missing, Result};
 
 /// A function before its signature is known.
 pub(super) type Entry = unsafe extern "system" fn() -> isize;
@@ -39,6 +39,24 @@ impl Library {
             let needs_build = known.map_or(self.needs_build, |(_, build)| *build);
             Error::missing(entry, Missing { dll: self.name, entry: Some(entry), needs_build })
         })
+    }
+
+    /// What of the DLL this Windows lacks.
+    pub(super) fn facts(&self) -> LibraryFacts {
+        let missing = match self.module() {
+            None => vec![Missing { dll: self.name, entry: None, needs_build: self.needs_build }],
+            Some(module) => {
+                let missing = self.entries.iter().filter(|(name, _)| find(module, name).is_none());
+                missing
+                    .map(|(name, build)| Missing {
+                        dll: self.name,
+                        entry: Some(name),
+                        needs_build: *build,
+                    })
+                    .collect()
+            }
+        };
+        LibraryFacts { dll: self.name, missing }
     }
 
     fn module(&self) -> Option<HMODULE> {
@@ -114,5 +132,7 @@ mod tests {
             "PlywoodNowhere: this Windows lacks PlywoodNowhere in kernel32.dll (needs build 23456)"
         );
         assert_eq!(error.missing_binding().unwrap().entry, Some("PlywoodNowhere"));
+        assert_eq!(KERNEL32.facts().missing, [error.missing_binding().unwrap().clone()]);
+        assert_eq!(NOWHERE.facts().missing[0].entry, None);
     }
 }
