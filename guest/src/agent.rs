@@ -84,7 +84,7 @@ impl Agent {
             }
         });
         let devices = Devices { wait: options.device_wait, ..Devices::default() };
-        let runtime = Runtime { children: children.clone(), state: options.runtime_state };
+        let runtime = Runtime::new(children.clone(), options.runtime_state);
         Ok(Arc::new(Self {
             resources: Resources::new(devices, options.dial.clone(), children.clone()),
             containers: Containers::new(runtime, options.dial.clone(), notify),

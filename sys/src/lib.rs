@@ -32,6 +32,8 @@ pub mod process;
 #[cfg(target_os = "linux")]
 mod residency;
 #[cfg(target_os = "linux")]
+mod sealed;
+#[cfg(target_os = "linux")]
 mod terminal;
 #[cfg(target_os = "linux")]
 mod umask;
@@ -77,6 +79,8 @@ pub use mount_watch::{MountEvents, MountWatch};
 pub use mountinfo::{MountEntry, MountTable};
 #[cfg(target_os = "linux")]
 pub use residency::{Residency, page_residency};
+#[cfg(target_os = "linux")]
+pub use sealed::sealed_copy;
 #[cfg(target_os = "linux")]
 pub use terminal::{lead_session, open_terminal, receive_descriptor, set_window_size};
 #[cfg(target_os = "linux")]
