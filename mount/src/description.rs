@@ -1,6 +1,7 @@
 //! Mounts as data, in containerd's form: describing is separate from performing.
 
 mod erofs_form;
+mod windows_form;
 
 use std::path::{Path, PathBuf};
 
@@ -8,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use store::Chain;
 
 pub use erofs_form::describe_erofs;
+pub use windows_form::describe_windows;
 
 use crate::overlay::{MAX_LAYERS, OPTIONS, distinct};
 use crate::{Error, ErrorKind, Result, ScratchDirs};

@@ -33,7 +33,7 @@ mod volumes;
 pub mod windows;
 
 pub use activation::{ActivateOptions, Activation, ActiveMount};
-pub use description::{Mount, MountForm, describe, describe_erofs};
+pub use description::{Mount, MountForm, describe, describe_erofs, describe_windows};
 pub use error::{Error, ErrorKind, Result};
 pub use fuse::{CimFiles, CimOptions, start_server, this_process};
 pub use holder::{Holder, HolderKind};

@@ -32,5 +32,5 @@ mod text;
 
 pub use config::{Config, Configured, DEFAULT_FILE, Flag, LogFormat, LogLevel, MountForm, Source};
 pub use error::{Error, ErrorKind, Result};
-pub use server::{in_process, run};
+pub use server::{in_process, in_process_on, run};
 pub use snapshots::key_of;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mount::{Holder, HolderKind, Registry};
 use sd_notify::NotifyState;
-use store::{OpenOptions, Store};
+use store::{OpenOptions, Store, WindowsHost};
 use tokio::sync::watch;
 use tonic::transport::server::Router;
 
@@ -62,7 +62,7 @@ async fn serve(config: Config, logging: &Logging) -> Result<()> {
     if passed.is_none() {
         socket::check_free(&config.address)?;
     }
-    let service = tokio::task::spawn_blocking(move || open(config))
+    let service = tokio::task::spawn_blocking(move || open(config, None))
         .await
         .map_err(|error| Error::caused(ErrorKind::Io, "the start ended early", error))??;
     let config = service.config();
@@ -139,10 +139,10 @@ fn served(
 }
 
 /// Opens the store and the journal, and brings them in line with each other.
-fn open(config: Config) -> Result<Service> {
+fn open(config: Config, host: Option<WindowsHost>) -> Result<Service> {
     let mounts = |doing: &str, error: mount::Error| Error::caused(ErrorKind::Mounts, doing, error);
     let options = OpenOptions { wait: WAIT, create: true, read_only: false };
-    let store = Store::open(&config.root, options)
+    let store = Store::open_on(&config.root, options, host)
         .map_err(|error| Error::caused(ErrorKind::Store, "cannot open the store", error))?
         .with_spares(SPARES);
     let registry = Registry::open(&config.run, WAIT)
@@ -231,7 +231,15 @@ async fn router(
 /// # Errors
 /// As [`run`].
 pub fn in_process(config: Config) -> Result<tonic::service::Routes> {
-    let service = open(config)?;
+    in_process_on(config, None)
+}
+
+/// [`in_process`] as on a Windows host.
+///
+/// # Errors
+/// As [`run`].
+pub fn in_process_on(config: Config, host: Option<WindowsHost>) -> Result<tonic::service::Routes> {
+    let service = open(config, host)?;
     Ok(tonic::service::Routes::new(snapshots::server(service.clone()))
         .add_service(diff::server(service.clone()))
         .add_service(mounts::server(service)))

@@ -80,7 +80,7 @@ impl Snapshots {
             let made = match kind {
                 Kind::View => scope.view(&key, parent, labels),
                 _ => {
-                    let scratch = holding::scratch(&key, &labels, &service.config())?;
+                    let scratch = holding::scratch(service, &key, &labels, &service.config())?;
                     scope.prepare(&key, parent, labels, scratch)
                 }
             };

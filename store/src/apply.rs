@@ -139,6 +139,12 @@ impl Scope<'_> {
                 snapshot.name()
             )));
         }
+        if let Some(Scratch::Disk { .. } | Scratch::Folder) = snapshot.scratch {
+            return Err(Error::precondition(format!(
+                "a layer image cannot be applied to snapshot {}: Windows' own tools unpack layer folders",
+                snapshot.name()
+            )));
+        }
         let upper = self.store.layout().snapshot(snapshot.id).join("fs");
         if snapshot.scratch == Some(Scratch::Directory) && !is_empty(&upper)? {
             return Err(Error::precondition(format!(

@@ -53,6 +53,12 @@ impl Scope<'_> {
         let Committable { active, parent, parent_number: number, .. } =
             self.committable(&read, name, key, options)?;
         let labels = labels?;
+        if let Some(host) = store.host()
+            && matches!(active.scratch, Some(Scratch::Disk { .. } | Scratch::Folder))
+        {
+            drop(read);
+            return self.commit_on_host(host, name, key, labels, options);
+        }
         let below = match active.deferred {
             Some(_) => {
                 let above = Snapshot { parent, ..active.clone() };
@@ -255,15 +261,15 @@ fn upper_to_convert(
 }
 
 /// A commit that passed the checks.
-struct Committable {
-    active: Snapshot,
-    parent: Option<Vec<u8>>,
-    parent_number: Option<u64>,
-    old_parent_number: Option<u64>,
+pub(crate) struct Committable {
+    pub(crate) active: Snapshot,
+    pub(crate) parent: Option<Vec<u8>>,
+    pub(crate) parent_number: Option<u64>,
+    pub(crate) old_parent_number: Option<u64>,
 }
 
 impl Scope<'_> {
-    fn committable(
+    pub(crate) fn committable(
         &self,
         records: &impl Records,
         name: &[u8],

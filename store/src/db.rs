@@ -25,7 +25,8 @@ use self::turns::{Failure, Turn, Turns};
 ///
 /// 2: snapshots have a list `layers` (1: one `layer`, which is still read), an origin, and deferred layers.
 /// 3: layers that are CIMs.
-pub const SCHEMA: u64 = 3;
+/// 4: disks and layer folders of Windows hosts.
+pub const SCHEMA: u64 = 4;
 
 type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
 

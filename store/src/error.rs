@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 
 use serde::{Deserialize, Serialize};
+use sys::windows::HResult;
 
 /// Result of everything in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -94,6 +95,17 @@ impl Error {
             layer::ErrorKind::NotFound => ErrorKind::NotFound,
             layer::ErrorKind::NoSpace => ErrorKind::NoSpace,
             layer::ErrorKind::Cancelled => ErrorKind::Cancelled,
+            _ => ErrorKind::Io,
+        };
+        Self::caused(kind, doing, source)
+    }
+
+    /// A failed function of Windows; the kind follows from its code.
+    pub(crate) fn windows(doing: impl Into<String>, source: sys::windows::Error) -> Self {
+        let kind = match source.code() {
+            _ if source.missing_binding().is_some() => ErrorKind::Unsupported,
+            HResult::FILE_NOT_FOUND | HResult::PATH_NOT_FOUND => ErrorKind::NotFound,
+            HResult::SHARING_VIOLATION | HResult::BUSY => ErrorKind::FailedPrecondition,
             _ => ErrorKind::Io,
         };
         Self::caused(kind, doing, source)

@@ -13,7 +13,7 @@ use crate::db::{Read, Records as _, source};
 use crate::error::{Error, ErrorKind, Result};
 use crate::images::ImageRecord;
 use crate::layers::{LayerId, LayerRecord};
-use crate::snapshot::{Kind, Snapshot, shown};
+use crate::snapshot::{Kind, Scratch, Snapshot, shown};
 use crate::store::Store;
 use crate::sweep::{Depth, reason};
 
@@ -228,6 +228,13 @@ impl Store {
                 }
             }
             match (snapshot.kind, snapshot.layers.first(), snapshot.scratch) {
+                (Kind::Committed, None, Some(Scratch::Folder)) => {
+                    let folder = self.layout().snapshot(snapshot.id);
+                    if !folder.join("Files").is_dir() {
+                        let what = format!("its layer folder {} is missing", folder.display());
+                        report.error("folder-missing", &subject, what);
+                    }
+                }
                 (Kind::Committed, None, _) => {
                     report.error(
                         "committed-without-layer",

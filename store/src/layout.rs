@@ -38,6 +38,11 @@ impl Layout {
         self.root.join("cim-layers")
     }
 
+    /// The template of scratch disks on CIMs.
+    pub(crate) fn scratch_template(&self) -> PathBuf {
+        self.root.join("scratch")
+    }
+
     pub(crate) fn snapshots(&self) -> PathBuf {
         self.root.join("snapshots")
     }

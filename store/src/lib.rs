@@ -39,6 +39,7 @@ mod spares;
 mod staging;
 mod store;
 mod sweep;
+mod windows;
 
 pub use below::Below;
 pub use cim::{CimFile, CimOrigin, CimParts, MadeCim, make_cim};
@@ -63,3 +64,4 @@ pub use snapshots::check_labels;
 pub use staging::Staging;
 pub use store::{OpenOptions, Store};
 pub use sweep::{Remains, Swept};
+pub use windows::{HostForm, ParentLayer, WindowsChain, WindowsHost};

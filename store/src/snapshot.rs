@@ -108,7 +108,7 @@ pub struct Usage {
     pub inodes: u64,
 }
 
-/// What an active snapshot writes to.
+/// What an active snapshot writes to; on Windows hosts what any kind of snapshot has in its directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scratch {
@@ -120,6 +120,19 @@ pub enum Scratch {
         /// Its size in bytes.
         size: u64,
     },
+    /// On a Windows host: a virtual disk, `sandbox.vhdx`, of an active snapshot or view. Its files are
+    /// [`WindowsChain`](crate::WindowsChain)'s.
+    Disk {
+        /// Size in bytes that it was expanded to; `None`: as its template.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        size: Option<u64>,
+        /// Whether there is a second one, `vm/sandbox.vhdx`, for the virtual machine around the container.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        vm: bool,
+    },
+    /// On a Windows host: a layer folder. An active snapshot's is filled by whoever unpacks the layer, a committed one's
+    /// *is* the layer.
+    Folder,
 }
 
 /// On whose behalf a snapshot was made. It keeps its origin when it is committed.
@@ -205,7 +218,8 @@ pub struct Snapshot {
     /// commit. Mounts do not show it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deferred: Option<DeferredLayer>,
-    /// What an active snapshot writes to.
+    /// What an active snapshot writes to. Views have one on Windows hosts only, and committed snapshots only where their
+    /// layer is a folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scratch: Option<Scratch>,
     /// Who made it, and therefore who sees it.
@@ -240,8 +254,7 @@ impl Scratch {
     /// # Errors
     /// As [`from_labels`](Self::from_labels).
     pub fn for_key(key: &[u8], labels: &Labels, default: Self) -> Result<Self> {
-        const UNPACKING: &[u8] = b"extract";
-        if key.windows(UNPACKING.len()).any(|part| part == UNPACKING) {
+        if is_unpacking(key) {
             return Ok(Self::Directory);
         }
         Ok(Self::from_labels(labels)?.unwrap_or(default))
@@ -266,6 +279,12 @@ impl Scratch {
         }
         Ok(None)
     }
+}
+
+/// Whether containerd prepares a snapshot with this key to unpack a layer into.
+pub(crate) fn is_unpacking(key: &[u8]) -> bool {
+    const MARK: &[u8] = b"extract";
+    key.windows(MARK.len()).any(|part| part == MARK)
 }
 
 /// Where an active snapshot's scratch is.

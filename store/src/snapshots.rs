@@ -64,6 +64,10 @@ impl Scope<'_> {
         }
         let labels = cleaned(labels)?;
         self.makeable(&store.read()?, key, parent)?;
+        let scratch = match store.host() {
+            Some(host) => Some(host.scratch(key, kind, parent, &labels, scratch)?),
+            None => scratch,
+        };
         let now = Timestamp::now();
         let mut snapshot = Snapshot {
             key: key.to_vec(),
@@ -82,7 +86,7 @@ impl Scope<'_> {
         };
 
         let _kept = store.not_sweeping();
-        let needs_directory = kind == Kind::Active || parent.is_none();
+        let needs_directory = kind == Kind::Active || parent.is_none() || scratch.is_some();
         let temporary = match needs_directory {
             true => Some(store.scratch_for(&snapshot)?),
             false => None,
@@ -186,6 +190,9 @@ impl Store {
             }
         };
         make(directory, SCRATCH_MODE)?;
+        if self.make_host_scratch(directory, snapshot)? {
+            return Ok(());
+        }
         if let (Kind::Active, Some(Scratch::Image { size })) = (snapshot.kind, snapshot.scratch) {
             let path = directory.join("scratch.img");
             if path.exists() {
@@ -257,6 +264,7 @@ impl Store {
             (Kind::Active, Some(Scratch::Image { size })) => {
                 Some(ScratchPaths::Image { path: directory.join("scratch.img"), size })
             }
+            (Kind::Active, Some(Scratch::Disk { .. } | Scratch::Folder)) => None,
             (Kind::Active, _) => Some(ScratchPaths::Directory {
                 upper: directory.join("fs"),
                 work: directory.join("work"),
@@ -455,11 +463,22 @@ impl<'s> Scope<'s> {
             )));
         }
         let parent = parent_number(&write, &snapshot)?;
-        write.delete_snapshot(&snapshot, parent)?;
-        write.commit()?;
+        let aside = match self.store.host() {
+            Some(host) => self.store.set_aside(host, &snapshot)?,
+            None => None,
+        };
+        let removed = write.delete_snapshot(&snapshot, parent).and_then(|()| write.commit());
+        if let Err(error) = removed {
+            self.store.put_back(aside, &snapshot);
+            return Err(error);
+        }
         sys::failpoint::hit("remove-committed");
         // What cannot be renamed is the next sweep's: the removal has happened.
-        let grave = self.store.bury_scratch(&snapshot).unwrap_or_default();
+        let grave = match aside {
+            Some(aside) => self.store.bury(&aside),
+            None => self.store.bury_scratch(&snapshot),
+        };
+        let grave = grave.unwrap_or_default();
         drop(kept);
         Ok(Remains(grave.into_iter().collect()))
     }
@@ -486,6 +505,7 @@ impl<'s> Scope<'s> {
         let directory = self.store.layout().snapshot(snapshot.id);
         let path = match snapshot.scratch {
             Some(Scratch::Image { .. }) => directory.join("scratch.img"),
+            Some(Scratch::Disk { .. } | Scratch::Folder) => directory,
             _ => directory.join("fs"),
         };
         let usage = sys::file::disk_usage(&path).map_err(|source| {

@@ -15,6 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::layout::Layout;
 use crate::spares::Spares;
 use crate::sweep::{Depth, Remains, Swept};
+use crate::windows::WindowsHost;
 
 /// How to open a store.
 #[derive(Debug, Clone)]
@@ -50,6 +51,7 @@ pub struct Store {
     graves: Mutex<BTreeSet<PathBuf>>,
     pub(crate) spares: Mutex<Spares>,
     swept: Swept,
+    host: Option<WindowsHost>,
     // Last, so that it is released only after the database is closed.
     _lock: Lock,
 }
@@ -61,6 +63,15 @@ impl Store {
     /// `NotFound` if there is none and none is to be made, `Busy` (naming the holder's process id) if the wait was
     /// too short, `NewerVersion`, `ReadOnly` if its directory cannot be written, `Corrupt`, `NoSpace`, `Io`.
     pub fn open(root: &Path, options: OpenOptions) -> Result<Self> {
+        Self::open_on(root, options, None)
+    }
+
+    /// [`open`](Self::open) on a Windows host, which makes the scratches of snapshots. Whether the host can is
+    /// [`HostForm::check_build`](crate::HostForm::check_build)'s to say.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_on(root: &Path, options: OpenOptions, host: Option<WindowsHost>) -> Result<Self> {
         let layout = Layout::new(root);
         let exists = layout.metadata().try_exists().map_err(|source| opening(root, source))?;
         if !exists && (options.read_only || !options.create) {
@@ -101,10 +112,10 @@ impl Store {
                     drop(lock);
                     let writing =
                         OpenOptions { create: false, read_only: false, ..options.clone() };
-                    return match Self::open(root, writing) {
+                    return match Self::open_on(root, writing, host.clone()) {
                         Ok(recovered) => {
                             drop(recovered);
-                            Self::open(root, options)
+                            Self::open_on(root, options, host)
                         }
                         Err(denied) if denied.kind() == ErrorKind::ReadOnly => Err(error),
                         Err(other) => Err(other),
@@ -124,6 +135,7 @@ impl Store {
             graves: Mutex::default(),
             spares: Mutex::default(),
             swept: Swept::default(),
+            host,
             _lock: lock,
         };
         if !options.read_only {
@@ -139,6 +151,11 @@ impl Store {
             Acquired::Busy(holder) => holder,
             Acquired::Held(_) => None,
         }
+    }
+
+    /// The Windows host that it is on.
+    pub fn host(&self) -> Option<&WindowsHost> {
+        self.host.as_ref()
     }
 
     /// The directory that holds everything.

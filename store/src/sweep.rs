@@ -9,6 +9,7 @@ use crate::layout::REMOVED;
 use crate::snapshot::{Kind, Scratch, Snapshot};
 use crate::staging::{Claim, claim, listed};
 use crate::store::Store;
+use crate::windows::{ASIDE, SANDBOX, VM};
 
 /// What a sweep did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub(crate) struct Leftovers {
     claims: Vec<Claim>,
     /// To be renamed for deletion.
     orphans: Vec<PathBuf>,
+    /// Directories of snapshots whose removal was cut before their records went, and their names.
+    aside: Vec<(PathBuf, PathBuf)>,
     /// Active snapshots, and views without parent, that lack a directory.
     pub(crate) incomplete: Vec<Snapshot>,
     /// Highest number found in a name.
@@ -100,8 +103,19 @@ impl Store {
             found.highest = found.highest.max(number_in(&name));
             match name.parse::<u64>().ok().and_then(|id| snapshots.get(&id)) {
                 // A committed snapshot is its layer; its scratch is what a cut commit left.
-                Some(snapshot) if snapshot.kind != Kind::Committed => {
+                Some(snapshot)
+                    if snapshot.kind != Kind::Committed
+                        || snapshot.scratch == Some(Scratch::Folder) =>
+                {
                     present.insert(snapshot.id);
+                }
+                _ if aside_of(&name).is_some_and(|id| {
+                    snapshots.contains_key(&id) && !layout.snapshot(id).exists()
+                }) =>
+                {
+                    let id = aside_of(&name).unwrap_or_default();
+                    present.insert(id);
+                    found.aside.push((layout.snapshots().join(name), layout.snapshot(id)));
                 }
                 _ => found.orphans.push(layout.snapshots().join(name)),
             }
@@ -114,6 +128,11 @@ impl Store {
                 found.orphans.push(deferred);
             }
             let whole = || depth == Depth::Names || files.iter().all(|path| path.exists());
+            // What is put back is looked into at the next opening.
+            let directory = layout.snapshot(snapshot.id);
+            if found.aside.iter().any(|(_, aside)| *aside == directory) {
+                continue;
+            }
             if snapshot.kind != Kind::Committed && !files.is_empty() && !(here && whole()) {
                 found.incomplete.push(snapshot);
             }
@@ -132,6 +151,11 @@ impl Store {
         let directory = self.layout().snapshot(snapshot.id);
         match (snapshot.kind, snapshot.scratch) {
             (Kind::Active, Some(Scratch::Image { .. })) => vec![directory.join("scratch.img")],
+            (Kind::Active | Kind::View, Some(Scratch::Disk { vm, .. })) => {
+                let vm_disk = vm.then(|| directory.join(VM).join(SANDBOX));
+                std::iter::once(directory.join(SANDBOX)).chain(vm_disk).collect()
+            }
+            (Kind::Active | Kind::View, Some(Scratch::Folder)) => vec![directory],
             (Kind::Active, _) => vec![directory.join("fs"), directory.join("work")],
             (Kind::View, _) if snapshot.parent.is_none() => vec![directory.join("fs")],
             _ => Vec::new(),
@@ -171,9 +195,25 @@ impl Store {
                     Err(error) => swept.kept.push((path.clone(), reason(&error))),
                 }
             }
+            for (aside, directory) in &found.aside {
+                match sys::file::rename(aside, directory) {
+                    Ok(()) => swept.restored.push(directory.clone()),
+                    Err(error) => {
+                        let error = Error::sys("putting it back", error);
+                        swept.kept.push((aside.clone(), reason(&error)));
+                    }
+                }
+            }
             for snapshot in &found.incomplete {
-                self.make_scratch(&self.layout().snapshot(snapshot.id), snapshot)?;
-                swept.restored.push(self.layout().snapshot(snapshot.id));
+                let directory = self.layout().snapshot(snapshot.id);
+                match self.make_scratch(&directory, snapshot) {
+                    Ok(()) => swept.restored.push(directory),
+                    // Needs the host's help, or a layer that is damaged: the store opens all the same.
+                    Err(error) if self.host().is_some() => {
+                        swept.kept.push((directory, reason(&error)));
+                    }
+                    Err(error) => return Err(error),
+                }
             }
         }
         Remains(spares).delete();
@@ -181,7 +221,7 @@ impl Store {
         for (shown, grave) in graves {
             match grave.delete() {
                 Ok(()) => swept.removed.push(shown),
-                Err(error) => swept.kept.push((shown, reason(&Error::sys("removing it", error)))),
+                Err(error) => swept.kept.push((shown, reason(&error))),
             }
         }
         Ok(swept)
@@ -259,11 +299,14 @@ impl Grave<'_> {
         self.kind = Remnant::Spare;
     }
 
-    pub(crate) fn delete(mut self) -> sys::Result<()> {
+    pub(crate) fn delete(mut self) -> Result<()> {
         if self.kind == Remnant::Scratch && self.store.spare(&mut self) {
             return Ok(());
         }
-        sys::file::remove_tree(&self.path)
+        if let Some(host) = self.store.host() {
+            host.destroy(&self.path)?;
+        }
+        sys::file::remove_tree(&self.path).map_err(|error| Error::sys("removing it", error))
     }
 }
 
@@ -300,6 +343,11 @@ pub(crate) fn reason(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// The number of the snapshot whose directory was renamed to this for its removal.
+fn aside_of(name: &str) -> Option<u64> {
+    name.strip_prefix(ASIDE)?.parse().ok()
 }
 
 /// The snapshot number in `17`, `rm-17` or `rm-17-1`; zero where there is none. Unnumbered directories and hexadecimal

@@ -108,6 +108,11 @@ fn refuse_written(root: &std::path::Path, active: &Snapshot) -> Result<(), Statu
             let listed = std::fs::read_dir(&upper).map(|mut names| names.next().is_some());
             listed.map_err(|error| Status::internal(format!("{}: {error}", upper.display())))?
         }
+        // containerd has differs for folders, and nobody unpacks over what a container wrote.
+        Some(Scratch::Disk { .. } | Scratch::Folder) => {
+            let what = "only Windows' own tools write layer folders and disks of containers";
+            return Err(Status::unimplemented(what));
+        }
         // Whether something was written to it only shows when it is mounted.
         Some(Scratch::Image { .. }) => true,
         None => false,

@@ -73,8 +73,10 @@ impl Wanted {
 
 pub(super) fn compare(job: &Job, wanted: Wanted) -> Result<Descriptor, Status> {
     let mut sides = Sides { job, images: HashMap::new(), holders: Vec::new(), key: None };
-    let left = sides.side(&wanted.left)?;
-    let right = sides.side(&wanted.right)?;
+    let compared = match Cims::of(job, &wanted)? {
+        Some(cims) => Compared::Cims(cims),
+        None => Compared::Trees(sides.side(&wanted.left)?, sides.side(&wanted.right)?),
+    };
     let namespace = Namespace::of_call(&job.metadata, sides.key.as_deref());
     let address = job.differ.service.config().containerd_address.clone();
     let contents = job.differ.connection.store(&address, namespace);
@@ -82,7 +84,7 @@ pub(super) fn compare(job: &Job, wanted: Wanted) -> Result<Descriptor, Status> {
 
     let (leased, lease) = runtime.block_on(contents.leased(&job.metadata))?;
     let upload = Upload { job, contents: &leased, wanted };
-    let result = upload.run(&left, &right);
+    let result = upload.run(&compared);
     if result.is_err()
         && let Err(status) = runtime.block_on(contents.end(lease))
     {
@@ -98,7 +100,7 @@ struct Upload<'j> {
 }
 
 impl Upload<'_> {
-    fn run(self, left: &Side, right: &Side) -> Result<Descriptor, Status> {
+    fn run(self, compared: &Compared) -> Result<Descriptor, Status> {
         let own = match &self.wanted.reference {
             Some(_) => None,
             None => {
@@ -107,7 +109,7 @@ impl Upload<'_> {
                 Some(format!("plywood-diff-{name}"))
             }
         };
-        let result = self.upload(left, right, own.as_deref());
+        let result = self.upload(compared, own.as_deref());
         if let (Err(_), Some(own)) = (&result, &own)
             && let Err(status) = Handle::current().block_on(self.contents.abort(own))
         {
@@ -116,18 +118,35 @@ impl Upload<'_> {
         result
     }
 
-    fn upload(&self, left: &Side, right: &Side, own: Option<&str>) -> Result<Descriptor, Status> {
+    fn upload(&self, compared: &Compared, own: Option<&str>) -> Result<Descriptor, Status> {
         let stop = &self.job.stop;
         let reference = own.or(self.wanted.reference.as_deref()).unwrap_or_default();
         let blob = self.contents.write(reference, &stop.token);
         let failed = |error: layer::Error| of_layer(&error);
         let mut output = Compressor::new(blob, self.wanted.compression).map_err(failed)?;
-        let tar: LayerTar =
-            layer::diff(left, right, &self.wanted.options, &mut output, &stop.cancel)
+        let (diff_id, tar_size) = match compared {
+            Compared::Trees(left, right) => {
+                let options = &self.wanted.options;
+                let LayerTar { diff_id, size, .. } =
+                    layer::diff(left, right, options, &mut output, &stop.cancel).map_err(failed)?;
+                (diff_id, size)
+            }
+            Compared::Cims(Cims { directory, above, below }) => {
+                let set = cimfs::DirectorySet::new(directory);
+                let tar = layer::windows::write_windows_layer_tar(
+                    &set,
+                    above,
+                    below.as_deref(),
+                    &mut output,
+                    &stop.cancel,
+                )
                 .map_err(failed)?;
+                (tar.diff_id, tar.size)
+            }
+        };
         let blob = output.finish().map_err(failed)?;
         let size = blob.size();
-        let uncompressed = tar.diff_id.to_string();
+        let uncompressed = diff_id.to_string();
         let mut labels = self.wanted.labels.clone();
         if self.wanted.compression != Compression::None {
             labels.insert(UNCOMPRESSED.to_owned(), uncompressed.clone());
@@ -142,8 +161,51 @@ impl Upload<'_> {
         if self.wanted.compression != Compression::None && !info.labels.contains_key(UNCOMPRESSED) {
             runtime.block_on(self.contents.set_label(&name, UNCOMPRESSED, &uncompressed))?;
         }
-        self.job.differ.service.metrics().layer_done(LayerWork::Diff, tar.size);
+        self.job.differ.service.metrics().layer_done(LayerWork::Diff, tar_size);
         descriptor(self.wanted.media_type, &digest, size)
+    }
+}
+
+/// What a difference is made of.
+enum Compared {
+    Trees(Side, Side),
+    Cims(Cims),
+}
+
+/// Two layers of one Windows image, or one and nothing.
+struct Cims {
+    directory: std::path::PathBuf,
+    /// Names of their filesystem files.
+    above: String,
+    below: Option<String>,
+}
+
+impl Cims {
+    /// `None` if the request is about no CIMs.
+    fn of(job: &Job, wanted: &Wanted) -> Result<Option<Self>, Status> {
+        let service = &job.differ.service;
+        let is_windows = |mounts: &[Mount]| {
+            mounts.iter().any(|mount| matches!(mount.r#type.as_str(), "CimFS" | "windows-layer"))
+        };
+        if !is_windows(&wanted.right) && !is_windows(&wanted.left) {
+            return Ok(None);
+        }
+        let top = |mounts: &[Mount]| match Located::of(service, mounts)? {
+            Located::Layers(layers) => match layers.first() {
+                Some(layer) if !layer.id.is_cim() => {
+                    Err(Status::unimplemented("a layer of a Linux image and one of Windows"))
+                }
+                layer => Ok(layer.map(|layer| layer.id.file_name())),
+            },
+            Located::Active(_) => Err(Status::unimplemented(
+                "what a container wrote to its disk can only be read by Windows' own tools",
+            )),
+        };
+        let Some(above) = top(&wanted.right)? else {
+            return Err(Status::unimplemented("layer folders are compared by Windows' own tools"));
+        };
+        let directory = service.store().root().join("cim-layers");
+        Ok(Some(Self { directory, above, below: top(&wanted.left)? }))
     }
 }
 

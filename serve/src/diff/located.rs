@@ -33,14 +33,21 @@ impl Located {
         match top.r#type.as_str() {
             "bind" if below.is_empty() => places.directory(Path::new(&top.source)),
             "overlay" if below.is_empty() => places.overlay(&top.options, &[]),
-            // As containerd's own snapshotter for CIMs describes a snapshot that a layer is unpacked into.
-            "CimFS" if below.is_empty() => {
+            // As containerd's own snapshotters for Windows describe snapshots.
+            "CimFS" | "windows-layer" if below.is_empty() => {
                 let number = places.number(Path::new(&top.source));
                 let number = number.ok_or_else(|| foreign(&top.source))?;
-                let active = places.store.active_by_number(number);
-                active
-                    .map(|active| Self::Active(Box::new(active)))
-                    .map_err(|error| status::of_store(&error))
+                if let Ok(active) = places.store.active_by_number(number) {
+                    return Ok(Self::Active(Box::new(active)));
+                }
+                let views = places.store.list(&["kind==view"]);
+                let views = views.map_err(|error| status::of_store(&error))?;
+                let view = views.into_iter().find(|view| view.id == number);
+                let view = view.ok_or_else(|| {
+                    Status::not_found(format!("no snapshot has the directory {}", top.source))
+                })?;
+                let chain = places.store.chain(&view.key);
+                Ok(Self::Layers(chain.map_err(|error| status::of_store(&error))?.layers))
             }
             "erofs" if below.is_empty() => {
                 Ok(Self::Layers(vec![places.file(Path::new(&top.source))?]))

@@ -38,8 +38,17 @@ pub fn key_of(name: &str) -> Vec<u8> {
 }
 
 /// What a new snapshot writes to: what its labels ask for, else what the configuration says.
-pub(super) fn scratch(key: &[u8], labels: &Labels, config: &Config) -> Result<Scratch, Status> {
+pub(super) fn scratch(
+    service: &Service,
+    key: &[u8],
+    labels: &Labels,
+    config: &Config,
+) -> Result<Scratch, Status> {
+    // A Windows host has disks only, and the store reads the labels for it.
     let default = config.scratch_size.map_or(Scratch::Directory, |size| Scratch::Image { size });
+    if service.store().host().is_some() {
+        return Ok(default);
+    }
     Scratch::for_key(key, labels, default).map_err(|error| status::of_store(&error))
 }
 
@@ -49,6 +58,9 @@ pub(super) fn first_mounts(
     made: &Snapshot,
     mapping: Option<&IdMapping>,
 ) -> Result<Vec<types::Mount>, Status> {
+    if service.store().host().is_some() {
+        return host_mounts(service, &made.key);
+    }
     let chain = scope(service).chain(&made.key).map_err(|error| status::of_store(&error))?;
     let scratch = hold_scratch(service, &chain).map_err(|error| status::of_mount(&error))?;
     if let (Some(scratch), Some(mapping)) = (&scratch, mapping) {
@@ -60,11 +72,21 @@ pub(super) fn first_mounts(
 
 /// The mounts of an active snapshot or view, its volumes held.
 pub(super) fn mounts(service: &Service, key: &[u8]) -> Result<Vec<types::Mount>, Status> {
+    if service.store().host().is_some() {
+        return host_mounts(service, key);
+    }
     let chain = scope(service).chain(key).map_err(|error| status::of_store(&error))?;
     let failed = |error| status::of_mount(&error);
     let mapping = IdMapping::from_labels(&chain.snapshot.labels).map_err(failed)?;
     let scratch = hold_scratch(service, &chain).map_err(failed)?;
     described(service, &chain, scratch.as_ref(), mapping.as_ref())
+}
+
+/// The mounts of a snapshot on a Windows host. Nothing is held for them: they are mounted by who asks, for a container.
+fn host_mounts(service: &Service, key: &[u8]) -> Result<Vec<types::Mount>, Status> {
+    let chain = scope(service).windows_chain(key).map_err(|error| status::of_store(&error))?;
+    let mounts = mount::describe_windows(&chain).map_err(|error| status::of_mount(&error))?;
+    Ok(mounts.into_iter().map(wire::mount).collect())
 }
 
 fn hold_scratch(service: &Service, chain: &Chain) -> mount::Result<Option<ScratchDirs>> {
