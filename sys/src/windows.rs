@@ -8,6 +8,7 @@
 //! documentation; docs/windows.md names the source for each function. **None of this has ever run on a host
 //! with the Host Compute Service.**
 
+mod cim_writer;
 mod cimfs;
 mod compute;
 mod disk;
@@ -28,12 +29,13 @@ mod volume;
 
 pub use uuid::Uuid as Guid;
 
+pub use cim_writer::{CimFileMetadata, CimWriter};
 pub use cimfs::{CimFs, CimMountFlags};
 pub use compute::ComputeApi;
 pub use disk::{AttachFlags, DiskAccess, DiskApi, NewDisk};
 pub use error::{Error, Missing, Result};
 pub use facts::{HostFacts, LibraryFacts, Privilege, WindowsVersion};
-pub use handle::{ComputeSystem, Disk, Hive};
+pub use handle::{CimImage, CimStream, ComputeSystem, Disk, Hive};
 pub use hresult::{HResult, RetryClass};
 pub use layers::{LAYER_DIRTY, LayerApi, LayerDescriptor};
 pub use offline_registry::OfflineRegistry;
@@ -45,12 +47,21 @@ pub use volume::{ClusterGeometry, VolumeApi};
 /// Every interface of a Windows host. Implemented by whatever implements them all; a `&dyn Host` coerces to a
 /// reference to any of its parts.
 pub trait Host:
-    CimFs + LayerApi + StorageApi + DiskApi + VolumeApi + ComputeApi + OfflineRegistry + HostFacts
+    CimFs
+    + CimWriter
+    + LayerApi
+    + StorageApi
+    + DiskApi
+    + VolumeApi
+    + ComputeApi
+    + OfflineRegistry
+    + HostFacts
 {
 }
 
 impl<T> Host for T where
     T: CimFs
+        + CimWriter
         + LayerApi
         + StorageApi
         + DiskApi

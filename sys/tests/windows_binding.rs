@@ -5,6 +5,8 @@
 #![cfg(windows)]
 #![allow(unsafe_code, reason = "asks the recording DLLs for what they have recorded")]
 
+#[path = "windows_binding/cim_writer.rs"]
+mod cim_writer;
 #[path = "windows_binding/compute.rs"]
 mod compute;
 #[path = "windows_binding/disk.rs"]

@@ -1,6 +1,7 @@
 //! Handles of the DLL families: opaque, of one kind each, closed on drop.
 
 use std::fmt;
+use std::sync::Arc;
 
 type Close = Box<dyn FnOnce(usize) + Send + Sync>;
 
@@ -21,12 +22,12 @@ impl Drop for Handle {
 macro_rules! handles {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(
         $(#[$doc])*
-        pub struct $name(Handle);
+        pub struct $name(Arc<Handle>);
 
         impl $name {
             /// Wraps `value`, which `close` is called with once, on drop.
             pub fn new(value: usize, close: impl FnOnce(usize) + Send + Sync + 'static) -> Self {
-                Self(Handle { value, close: Some(Box::new(close)) })
+                Self(Arc::new(Handle { value, close: Some(Box::new(close)) }))
             }
 
             /// The raw handle.
@@ -51,4 +52,15 @@ handles! {
     Hive;
     /// An open compute system of `computecore.dll`.
     ComputeSystem;
+    /// A composite image that is being written.
+    CimImage;
+    /// The stream of a composite image that is being written; keeps its image open.
+    CimStream;
+}
+
+impl CimImage {
+    /// Keeps the image open for what must close before it.
+    pub fn held(&self) -> impl Send + Sync + 'static {
+        Arc::clone(&self.0)
+    }
 }

@@ -8,6 +8,7 @@
 #![allow(unsafe_code, reason = "calls of Windows' DLLs")]
 
 mod binding;
+mod cim_writer;
 mod cimfs;
 mod compute;
 mod disk;

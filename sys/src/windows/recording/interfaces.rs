@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use super::{Recorder, shown, shown_parents};
 use crate::windows::{
-    AttachFlags, CimFs, CimMountFlags, ClusterGeometry, ComputeApi, ComputeSystem, Disk,
-    DiskAccess, DiskApi, Error, Guid, HResult, Hive, HostFacts, LayerApi, LayerDescriptor,
-    LibraryFacts, NewDisk, OfflineRegistry, Privilege, Result, StorageApi, VolumeApi,
-    WindowsVersion,
+    AttachFlags, CimFileMetadata, CimFs, CimImage, CimMountFlags, CimStream, CimWriter,
+    ClusterGeometry, ComputeApi, ComputeSystem, Disk, DiskAccess, DiskApi, Error, Guid, HResult,
+    Hive, HostFacts, LayerApi, LayerDescriptor, LibraryFacts, NewDisk, OfflineRegistry, Privilege,
+    Result, StorageApi, VolumeApi, WindowsVersion,
 };
 
 fn volume_of(name: &str) -> String {
@@ -16,6 +16,10 @@ fn volume_of(name: &str) -> String {
 
 fn disk_name(disk: &Disk) -> String {
     format!("disk#{}", disk.value())
+}
+
+fn image_name(image: &CimImage) -> String {
+    format!("image#{}", image.value())
 }
 
 fn system_name(system: &ComputeSystem) -> String {
@@ -54,6 +58,63 @@ impl CimFs for Recorder {
             return Ok(());
         }
         Err(Error::new("CimDismountImage", volume.to_string(), HResult::FILE_NOT_FOUND))
+    }
+}
+
+impl CimWriter for Recorder {
+    fn create_image(
+        &self,
+        directory: &Path,
+        existing: Option<&str>,
+        new: Option<&str>,
+    ) -> Result<CimImage> {
+        let others = [existing, new].map(|name| name.unwrap_or("NULL").to_owned());
+        let state = self.call("CimCreateImage", directory.display(), &others)?;
+        let (number, close) = self.handle(state, "CimCloseImage", "image");
+        Ok(CimImage::new(number, close))
+    }
+
+    fn create_image_file(
+        &self,
+        image: &CimImage,
+        path: &Path,
+        metadata: &CimFileMetadata<'_>,
+    ) -> Result<CimStream> {
+        let CimFileMetadata { attributes, size, .. } = metadata;
+        let others = [shown(path), format!("0x{attributes:X}"), size.to_string()];
+        let state = self.call("CimCreateFile", image_name(image), &others)?;
+        let (number, close) = self.handle(state, "CimCloseStream", "stream");
+        Ok(CimStream::new(number, close))
+    }
+
+    fn create_alternate_stream(
+        &self,
+        image: &CimImage,
+        path: &Path,
+        size: u64,
+    ) -> Result<CimStream> {
+        let others = [shown(path), size.to_string()];
+        let state = self.call("CimCreateAlternateStream", image_name(image), &others)?;
+        let (number, close) = self.handle(state, "CimCloseStream", "stream");
+        Ok(CimStream::new(number, close))
+    }
+
+    fn write_stream(&self, stream: &CimStream, data: &[u8]) -> Result<()> {
+        let name = format!("stream#{}", stream.value());
+        self.call("CimWriteStream", name, &[data.len().to_string()]).map(drop)
+    }
+
+    fn create_image_link(&self, image: &CimImage, new: &Path, existing: &Path) -> Result<()> {
+        let others = [shown(new), shown(existing)];
+        self.call("CimCreateHardLink", image_name(image), &others).map(drop)
+    }
+
+    fn delete_image_path(&self, image: &CimImage, path: &Path) -> Result<()> {
+        self.call("CimDeletePath", image_name(image), &[shown(path)]).map(drop)
+    }
+
+    fn commit_image(&self, image: &CimImage) -> Result<()> {
+        self.call("CimCommitImage", image_name(image), &[]).map(drop)
     }
 }
 

@@ -159,3 +159,31 @@ fn the_hosts_facts_can_be_others() {
     let error = recorder.enable_privileges(&[Privilege::BACKUP]).unwrap_err();
     assert_eq!(error.code(), HResult::PRIVILEGE_NOT_HELD);
 }
+
+#[test]
+fn images_are_written_stream_by_stream() {
+    use crate::windows::{CimFileMetadata, CimWriter};
+    let recorder = Recorder::new();
+    let image = recorder.create_image(Path::new(r"C:\c"), None, Some("7.cim")).unwrap();
+    let metadata = CimFileMetadata { attributes: 0x20, size: 3, ..CimFileMetadata::default() };
+    let stream = recorder.create_image_file(&image, Path::new("a"), &metadata).unwrap();
+    recorder.write_stream(&stream, b"abc").unwrap();
+    drop(stream);
+    recorder.create_image_link(&image, Path::new("b"), Path::new("a")).unwrap();
+    recorder.delete_image_path(&image, Path::new("a")).unwrap();
+    recorder.commit_image(&image).unwrap();
+    drop(image);
+    assert_eq!(
+        recorder.lines(),
+        [
+            r"CimCreateImage(C:\c, NULL, 7.cim)",
+            "CimCreateFile(image#1, a, 0x20, 3)",
+            "CimWriteStream(stream#2, 3)",
+            "CimCloseStream(stream#2)",
+            "CimCreateHardLink(image#1, b, a)",
+            "CimDeletePath(image#1, a)",
+            "CimCommitImage(image#1)",
+            "CimCloseImage(image#1)",
+        ]
+    );
+}

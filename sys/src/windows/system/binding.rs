@@ -18,6 +18,7 @@ pub(super) struct Library {
     name: &'static str,
     needs_build: u32,
     entries: &'static [(&'static str, u32)],
+    or: Option<&'static Library>,
     module: OnceLock<usize>,
 }
 
@@ -27,11 +28,20 @@ impl Library {
         needs_build: u32,
         entries: &'static [(&'static str, u32)],
     ) -> Self {
-        Self { name, needs_build, entries, module: OnceLock::new() }
+        Self { name, needs_build, entries, or: None, module: OnceLock::new() }
+    }
+
+    /// Takes the functions from another DLL where this one is missing.
+    pub(super) const fn or(mut self, other: &'static Library) -> Self {
+        self.or = Some(other);
+        self
     }
 
     /// The function `entry`. Loads the DLL if it is not loaded; a DLL stays loaded.
     pub(super) fn entry(&self, entry: &'static str) -> Result<Entry> {
+        if let (Some(other), None) = (self.or, self.module()) {
+            return other.entry(entry);
+        }
         let whole = Missing { dll: self.name, entry: None, needs_build: self.needs_build };
         let module = self.module().ok_or_else(|| Error::missing(entry, whole))?;
         find(module, entry).ok_or_else(|| {
@@ -86,11 +96,12 @@ fn find(module: HMODULE, entry: &str) -> Option<Entry> {
 /// missing. `build` is the first Windows build known to have it.
 macro_rules! bindings {
     (
-        $library:ident = $dll:literal, build $dll_build:literal;
+        $library:ident = $dll:literal, build $dll_build:literal $(, or $other:path)?;
         $($function:ident: $entry:literal, build $build:literal, fn($($argument:ty),* $(,)?) $(-> $answer:ty)?;)*
     ) => {
         pub(super) static $library: $crate::windows::system::binding::Library =
-            $crate::windows::system::binding::Library::new($dll, $dll_build, &[$(($entry, $build)),*]);
+            $crate::windows::system::binding::Library::new($dll, $dll_build, &[$(($entry, $build)),*])
+                $(.or(&$other))?;
         $(
             fn $function() -> $crate::windows::Result<unsafe extern "system" fn($($argument),*) $(-> $answer)?> {
                 type Wanted = unsafe extern "system" fn($($argument),*) $(-> $answer)?;
@@ -121,6 +132,15 @@ mod tests {
             error.to_string(),
             "Any: this Windows lacks plywood-nowhere.dll (needs build 12345)"
         );
+    }
+
+    static ELSEWHERE: Library = Library::new("plywood-nowhere.dll", 1, &[]).or(&KERNEL32);
+
+    #[test]
+    fn the_other_dll_is_asked_where_the_first_is_missing() {
+        assert!(ELSEWHERE.entry("GetTickCount").is_ok());
+        let error = ELSEWHERE.entry("PlywoodNowhere").err().unwrap();
+        assert_eq!(error.missing_binding().unwrap().dll, "kernel32.dll");
     }
 
     #[test]
