@@ -1,7 +1,7 @@
 //! Windows' container interfaces: traits without policy, one for each family of DLLs, with their plain types.
 //!
 //! The traits and types compile on every system, so that every sequence of calls can be written and tested
-//! anywhere with [`recording::Recorder`] (feature `recording`). On Windows `System` implements all of them,
+//! anywhere with `recording::Recorder` (feature `recording`). On Windows `System` implements all of them,
 //! binding each DLL by name when it is first called; a missing DLL or entry point is an [`Error`] of its own.
 //!
 //! Signatures are written from hcs-layers.md 2.1, 2.2 and 2.5, cim-format.md 11.1, and the public Win32
