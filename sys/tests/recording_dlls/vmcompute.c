@@ -61,6 +61,10 @@ static const WCHAR mount_path[] = L"\\\\?\\Volume{7cadcf96-8e6b-5702-8a86-d30724
 __declspec(dllexport) HRESULT WINAPI GetLayerMountPath(const DRIVER *driver, PCWSTR layer, SIZE_T *length, PWSTR buffer)
 {
     note_call("GetLayerMountPath", driver, layer);
+    if (wcsstr(layer, L"missing")) {
+        *length = 0;
+        return answer("GetLayerMountPath");
+    }
     note(buffer ? " %u buffer" : " %u NULL", (unsigned)*length);
     SIZE_T needed = sizeof mount_path / sizeof *mount_path;
     if (buffer && *length < needed)

@@ -125,6 +125,13 @@ fn wine_a_failure_of_vmcompute_keeps_its_code_and_path() {
 }
 
 #[test]
+fn wine_an_empty_mount_path_is_an_error() {
+    let _log = Recording::of("vmcompute.dll");
+    let error = System::new().layer_mount_path(Path::new(r"C:\missing")).unwrap_err();
+    assert_eq!((error.code(), error.detail()), (HResult::UNSPECIFIED, Some("the path is empty")));
+}
+
+#[test]
 fn wine_half_a_surrogate_pair_goes_through_and_a_nul_does_not() {
     let log = Recording::of("vmcompute.dll");
     let half = PathBuf::from(OsString::from_wide(&[u16::from(b'C'), 0xD800, u16::from(b'x')]));

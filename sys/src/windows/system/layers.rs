@@ -188,7 +188,12 @@ impl LayerApi for System {
         let answer =
             unsafe { call(&raw const driver, path.as_ptr(), &raw mut length, buffer.as_mut_ptr()) };
         checked(function, layer.to_string_lossy(), answer)?;
-        from_units(function, &buffer)
+        let path = from_units(function, &buffer)?;
+        if path.is_empty() {
+            let error = Error::at(function, layer, HResult::UNSPECIFIED);
+            return Err(error.with_detail("the path is empty"));
+        }
+        Ok(path)
     }
 
     fn layer_exists(&self, layer: &Path) -> Result<bool> {
