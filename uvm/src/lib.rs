@@ -4,7 +4,7 @@
 //!  container, plywood ──▶ Machine: who uses what, journal, roll back
 //!                            │ Vm: add, remove, ask the guest
 //!                ┌───────────┴───────────┐
-//!             qemu: QMP, boot, vsock    recording: a double for tests
+//!             qemu: QMP, boot, vsock    recording: a double for tests    hcs: documents of Windows' service
 //!                │
 //!             plan9: the host's side of shares
 //! ```
@@ -21,6 +21,7 @@
 mod buddy;
 mod device;
 mod error;
+pub mod hcs;
 mod journal;
 pub mod kit;
 mod machine;
