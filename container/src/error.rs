@@ -75,6 +75,34 @@ impl Error {
         Self::caused(kind, doing, source)
     }
 
+    /// A failure of mounting on a Windows host; the kind follows from its own.
+    pub(crate) fn mount(doing: impl Into<String>, source: mount::Error) -> Self {
+        use mount::ErrorKind as Mount;
+        let kind = match source.kind() {
+            Mount::Invalid | Mount::TooManyLayers => ErrorKind::Invalid,
+            Mount::NotFound => ErrorKind::NotFound,
+            Mount::NotSupported | Mount::ToolMissing => ErrorKind::NotSupported,
+            Mount::Corrupt | Mount::NewerVersion => ErrorKind::Corrupt,
+            Mount::Busy | Mount::AlreadyExists => ErrorKind::FailedPrecondition,
+            _ => ErrorKind::Io,
+        };
+        Self::caused(kind, doing, source)
+    }
+
+    /// A call of Windows that failed.
+    pub(crate) fn native(doing: impl Into<String>, source: sys::windows::Error) -> Self {
+        use sys::windows::HResult;
+        let kind = match source.code() {
+            _ if source.missing_binding().is_some() => ErrorKind::NotSupported,
+            HResult::FILE_NOT_FOUND | HResult::PATH_NOT_FOUND => ErrorKind::NotFound,
+            HResult::INVALID_PARAMETER => ErrorKind::Invalid,
+            HResult::SHARING_VIOLATION | HResult::BUSY => ErrorKind::FailedPrecondition,
+            HResult::TIMEOUT => ErrorKind::Timeout,
+            _ => ErrorKind::Io,
+        };
+        Self::caused(kind, doing, source)
+    }
+
     /// One result for things that were all tried: the kind and the cause of the first error, the texts of all others.
     pub(crate) fn all(doing: &str, errors: Vec<Self>) -> Result<()> {
         let mut errors = errors.into_iter();

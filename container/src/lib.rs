@@ -1,4 +1,5 @@
-//! From layers and an OCI runtime spec to what a container in a utility VM sees: rootfs and mounts.
+//! From layers and an OCI runtime spec to what a container sees: rootfs and mounts, for Linux containers in utility VMs
+//! and for Windows containers ([`wcow`]).
 
 mod error;
 mod guest_spec;
@@ -8,6 +9,7 @@ mod linux;
 mod resources;
 mod rootfs;
 mod vm_options;
+pub mod wcow;
 
 pub use error::{Error, ErrorKind, Result};
 pub use guest_spec::{guest_spec, read_spec};

@@ -77,6 +77,19 @@ impl Folders {
         }
     }
 
+    /// The path without links on the way, of something that exists. Below a directory links are not followed.
+    ///
+    /// # Errors
+    /// What the host says, `NotFound` above all.
+    pub fn resolve(&self, path: &WindowsPath) -> Result<WindowsPath> {
+        let failed = |error| Error::io(format!("cannot find {path}"), error);
+        if self.below.is_some() {
+            return fs::symlink_metadata(self.path(path)).map(|_| path.clone()).map_err(failed);
+        }
+        let found = fs::canonicalize(self.path(path)).map_err(failed)?;
+        WindowsPath::from_os(found.as_os_str())
+    }
+
     /// The text of a file; `None` if there is none.
     ///
     /// # Errors

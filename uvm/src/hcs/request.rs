@@ -163,6 +163,11 @@ impl ModifySettingRequest {
         Self::new(VSMB_SHARES, RequestType::Remove, Some(Settings::VirtualSmbShare(settings)))
     }
 
+    /// A named pipe of the host comes to a Windows guest, or goes.
+    pub fn pipe(request: RequestType, path: &str) -> Self {
+        Self::new(format!("VirtualMachine/Devices/MappedPipes/{path}"), request, None)
+    }
+
     /// The guest alone is asked for something; the service passes it on.
     ///
     /// # Errors

@@ -294,6 +294,29 @@ impl WindowsGuest {
         Ok(())
     }
 
+    /// Lets the guest open a named pipe of the host, `\\.\pipe\NAME`; returns its path in the guest. Not counted.
+    ///
+    /// # Errors
+    /// `Invalid` for another path; what the service says.
+    pub fn add_pipe(&self, path: &str) -> Result<String> {
+        let Some(name) = path.strip_prefix(r"\\.\pipe\").filter(|name| !name.is_empty()) else {
+            return Err(Error::new(ErrorKind::Invalid, format!("{path} is no named pipe")));
+        };
+        let request = ModifySettingRequest::pipe(RequestType::Add, path);
+        self.vm.modify(&format!("share the pipe {path}"), &request).map_err(Failure::error)?;
+        Ok(format!(r"{VSMB_ROOT}\IPC$\{name}"))
+    }
+
+    /// Ends that.
+    ///
+    /// # Errors
+    /// What the service says.
+    pub fn remove_pipe(&self, path: &str) -> Result<()> {
+        let request = ModifySettingRequest::pipe(RequestType::Remove, path);
+        let removed = self.vm.modify(&format!("end the share of the pipe {path}"), &request);
+        gone(removed.map_err(Failure::error))
+    }
+
     fn lock(&self) -> MutexGuard<'_, Tables> {
         // A panic elsewhere leaves the tables as they were: they are only changed by code that cannot panic midway.
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
