@@ -378,18 +378,19 @@ impl WindowsLayers {
         }
     }
 
-    /// Compares the parents with what the topmost of them says about itself, where it does (`layerchain.json`: those
-    /// who write layers put it there).
+    /// Compares the parents with what the scratch and the topmost of them say about themselves, where they do
+    /// (`layerchain.json`: those who write layers put it there).
     fn check_order(&self, layer: &WindowsLayer) -> Result<()> {
+        self.check_chain(&layer.scratch, &layer.parents, 1)?;
         let Some((top, below)) = layer.parents.split_first() else { return Ok(()) };
-        let wrong = |what: String| {
-            let message =
-                format!("the parents of {} are not those of {top}: {what}", layer.scratch);
-            Err(Error::new(ErrorKind::Invalid, message))
-        };
-        let Some(text) = self.folders.read(&top.join("layerchain.json")?)? else { return Ok(()) };
+        self.check_chain(top, below, 2)
+    }
+
+    /// Whether `parents`, the first of which has that number, are those that the folder says it has.
+    fn check_chain(&self, of: &WindowsPath, parents: &[WindowsPath], first: usize) -> Result<()> {
+        let Some(text) = self.folders.read(&of.join("layerchain.json")?)? else { return Ok(()) };
         let chain: Option<Vec<String>> = serde_json::from_str(&text).map_err(|error| {
-            let message = format!("{top} has a layerchain.json that is no JSON array of folders");
+            let message = format!("{of} has a layerchain.json that is no JSON array of folders");
             Error::caused(ErrorKind::Corrupt, message, error)
         })?;
         let chain: Vec<WindowsPath> = chain
@@ -397,15 +398,19 @@ impl WindowsLayers {
             .iter()
             .map(|path| WindowsPath::parse(path))
             .collect::<Result<_>>()?;
-        for (number, (said, given)) in chain.iter().zip(below).enumerate() {
+        let wrong = |what: String| {
+            let message = format!("the parents that are given are not those of {of}: {what}");
+            Err(Error::new(ErrorKind::Invalid, message))
+        };
+        for (number, (said, given)) in chain.iter().zip(parents).enumerate() {
             if said.key() != given.key() {
                 return wrong(format!(
                     "number {} is {given}, and should be {said} (the topmost comes first)",
-                    number + 2
+                    number + first
                 ));
             }
         }
-        match (chain.get(below.len()), below.get(chain.len())) {
+        match (chain.get(parents.len()), parents.get(chain.len())) {
             (Some(missing), _) => wrong(format!("{missing} is missing")),
             (_, Some(extra)) => wrong(format!("{extra} is none of them")),
             _ => Ok(()),

@@ -158,7 +158,7 @@ fn a_container_in_a_virtual_machine_on_folders() {
     let doing = [SHARES[0], SHARES[1], GRANT, DISK[0], DISK[1], NAMES[0], NAMES[1], COMBINE];
     let both = vec![NO_SHARES[0], NO_SHARES[1]];
     let all = vec![NO_DISK[0], NO_DISK[1], NO_SHARES[0], NO_SHARES[1]];
-    let undone = vec![
+    let undone = [
         vec![],
         vec![NO_SHARES[0]],
         both.clone(),

@@ -302,12 +302,14 @@ fn a_link_at_the_target_is_left_alone() {
 
 #[test]
 fn parents_are_compared_with_what_they_say_of_themselves() {
-    let chain = |text: &str| {
+    let said_by = |folder: &str, text: &str| {
         let bench = Bench::new();
-        let path = bench.place.folders().path(&path_of(r"C:\layers\2\layerchain.json"));
-        std::fs::write(path, text).unwrap();
+        bench.place.make(folder);
+        let path = path_of(folder).join("layerchain.json").unwrap();
+        std::fs::write(bench.place.folders().path(&path), text).unwrap();
         (bench.mount().map(drop), bench.recorder.take_lines())
     };
+    let chain = |text: &str| said_by(r"C:\layers\2", text);
     for (text, reason) in [
         (r#"["C:\\layers\\0"]"#, r"should be C:\layers\0"),
         (r#"["C:\\layers\\1", "C:\\layers\\0"]"#, r"C:\layers\0 is missing"),
@@ -322,6 +324,11 @@ fn parents_are_compared_with_what_they_say_of_themselves() {
         assert!(lines.is_empty(), "{text}");
     }
     assert!(chain(r#"["c:\\LAYERS\\1"]"#).0.is_ok());
+    let scratch = |text: &str| said_by(r"C:\layers\3", text).0;
+    let reversed = scratch(r#"["C:\\layers\\1","C:\\layers\\2"]"#).unwrap_err();
+    assert!(reversed.to_string().contains("number 1"), "{reversed}");
+    assert!(scratch(r#"["C:\\layers\\2"]"#).is_err());
+    scratch(r#"["C:\\layers\\2","C:\\layers\\1"]"#).unwrap();
 }
 
 #[test]
