@@ -293,7 +293,7 @@ fn share(server: Option<&str>, share: Option<&str>) -> Result<Root, String> {
         (Some(server), Some(share)) if !server.is_empty() && !share.is_empty() => {
             check_characters(server)?;
             check_characters(share)?;
-            if matches!(server, "." | "?") || matches!(share, "." | "..") {
+            if matches!(server, "." | ".." | "?") || matches!(share, "." | "..") {
                 return Err("it is a device or names no share".to_owned());
             }
             Ok(Root::Share { server: server.to_owned(), share: share.to_owned() })
@@ -477,5 +477,52 @@ mod tests {
         for name in ["", ".", "..", "a\\b", "a/b", "a:b", "nul"] {
             assert!(path.join(name).is_err(), "{name}");
         }
+    }
+
+    /// Every text of up to four of these parts is refused, or has one spelling that says the same file.
+    #[test]
+    fn no_text_is_read_as_two_files() {
+        const PARTS: [&str; 14] = [
+            r"\",
+            "/",
+            "C:",
+            "c:",
+            "a",
+            "A b",
+            ".",
+            "..",
+            "?",
+            "UNC",
+            "Volume{6827367b-c388-4e9b-961c-6d2c936c0000}",
+            "nul",
+            "語.",
+            ":",
+        ];
+        let (mut taken, mut refused) = (0, 0);
+        for number in 0..PARTS.len().pow(4) {
+            let mut text = String::new();
+            let mut rest = number;
+            for _ in 0..=number % 4 {
+                text.push_str(PARTS[rest % PARTS.len()]);
+                rest /= PARTS.len();
+            }
+            for text in [text.clone(), format!(r"\\?\{text}"), format!(r"\\{text}")] {
+                let Ok(path) = WindowsPath::parse(&text) else {
+                    refused += 1;
+                    continue;
+                };
+                taken += 1;
+                let shown = path.to_string();
+                assert_eq!(WindowsPath::parse(&shown).unwrap(), path, "{text}");
+                assert_eq!(WindowsPath::parse(&path.verbatim()).unwrap(), path, "{text}");
+                assert!(
+                    !shown.contains('/') && shown.split('\\').all(|name| name != ".."),
+                    "{text}: {shown}"
+                );
+                assert!(path.is_root() || !shown.ends_with('\\'), "{text}: {shown}");
+                assert!(path.parent().is_none_or(|parent| path.is_in(&parent)), "{text}");
+            }
+        }
+        assert!(taken > 10_000 && refused > 10_000, "{taken} {refused}");
     }
 }

@@ -390,3 +390,34 @@ fn a_root_is_combined_once() {
     let (add, remove) = ("guest Add CombinedLayers", "guest Remove CombinedLayers");
     assert_eq!(said(&recorder), [add, add, remove]);
 }
+
+#[test]
+fn threads_that_want_the_same_make_it_once() {
+    let recorder = Recorder::new();
+    let guest = WindowsGuest::new(vm(&recorder));
+    let scratch = disk(r"C:\s\sandbox.vhdx", false, ScsiKind::VirtualDisk);
+    let work = || {
+        let share = guest.add_vsmb(&layer(r"C:\1")).unwrap();
+        let mounted = guest.add_disk(&scratch).unwrap();
+        assert_eq!((share.guest_path(), mounted.lun()), (VSMB, 0));
+        (share, mounted)
+    };
+    let held: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let count =
+        |lines: &[String], what: &str| lines.iter().filter(|line| line.contains(what)).count();
+    let lines = said(&recorder);
+    assert_eq!((count(&lines, "Add VirtualSmb"), count(&lines, "host Add Scsi")), (1, 1));
+    std::thread::scope(|scope| {
+        for (share, mounted) in &held {
+            scope.spawn(|| {
+                guest.remove_vsmb(share).unwrap();
+                guest.remove_disk(mounted).unwrap();
+            });
+        }
+    });
+    let lines = said(&recorder);
+    assert_eq!((count(&lines, "Remove VirtualSmb"), count(&lines, "host Remove Scsi")), (1, 1));
+}

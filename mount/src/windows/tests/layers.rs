@@ -348,3 +348,17 @@ fn a_scratch_without_a_filter_is_attached_for_its_owner() {
     assert!(bench.layers.attach_scratch(&scratch, "container", &Cancel::new()).is_err());
     assert_eq!(bench.recorder.take_lines(), [ACTIVATE, WHERE, DEACTIVATE]);
 }
+
+#[test]
+fn missing_privileges_are_told_at_once() {
+    for step in [3, 4] {
+        let bench = Bench::new();
+        bench.recorder.fail_at(step, HResult::PRIVILEGE_NOT_HELD);
+        let error = bench.mount().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotPermitted);
+        assert!(error.to_string().contains("elevated"), "{error}");
+        let activations = bench.recorder.take_lines();
+        let activations = activations.iter().filter(|line| *line == ACTIVATE).count();
+        assert_eq!(activations, 1, "that does not pass by waiting");
+    }
+}
