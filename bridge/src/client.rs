@@ -309,5 +309,5 @@ impl fmt::Debug for Client {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests;

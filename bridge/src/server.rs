@@ -271,5 +271,5 @@ impl fmt::Debug for Notifier {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests;

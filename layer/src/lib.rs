@@ -44,7 +44,6 @@ mod image_file;
 mod intake;
 mod layer_image;
 mod layer_tree;
-#[cfg(target_os = "linux")]
 mod native;
 mod overlay;
 mod parents;
@@ -66,7 +65,6 @@ pub use error::{Error, ErrorKind, Result};
 pub use export::{LayerTar, write_layer_tar};
 pub use image_file::image_checksum;
 pub use layer_image::{LayerBlob, LayerImage, LayerOptions, measure_layer, write_layer_image};
-#[cfg(target_os = "linux")]
 pub use native::write_native_image;
 pub use parents::{ImageSource, Parents};
 pub use progress::{Cancel, Progress};

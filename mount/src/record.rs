@@ -124,8 +124,6 @@ pub(crate) struct ActiveRecord {
 
 /// A path as text where it is UTF-8, else as a list of numbers.
 pub(crate) mod path_text {
-    use std::ffi::OsString;
-    use std::os::unix::ffi::{OsStrExt, OsStringExt};
     use std::path::{Path, PathBuf};
 
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -140,14 +138,15 @@ pub(crate) mod path_text {
     pub(crate) fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
         match path.to_str() {
             Some(text) => serializer.serialize_str(text),
-            None => path.as_os_str().as_bytes().serialize(serializer),
+            None => sys::path::bytes(path).serialize(serializer),
         }
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<PathBuf, D::Error> {
-        Ok(match Either::deserialize(d)? {
-            Either::Text(text) => PathBuf::from(text),
-            Either::Bytes(bytes) => PathBuf::from(OsString::from_vec(bytes)),
-        })
+        match Either::deserialize(d)? {
+            Either::Text(text) => Ok(PathBuf::from(text)),
+            Either::Bytes(bytes) => sys::path::from_bytes(bytes)
+                .ok_or_else(|| serde::de::Error::custom("no path of this system")),
+        }
     }
 }

@@ -1,12 +1,15 @@
 //! Commit: a scratch becomes a layer image, an active snapshot a committed one.
 
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(not(target_os = "linux"))]
+mod other;
+
 use std::fs::File;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use layer::{Cancel, LayerOptions};
 
-use crate::apply::is_empty;
 use crate::below::Below;
 use crate::cim::{check_fit, make_cim, top_of};
 use crate::db::Records;
@@ -16,6 +19,11 @@ use crate::scope::Scope;
 use crate::snapshot::{DeferredLayer, Kind, Labels, Scratch, Snapshot, Timestamp, shown};
 use crate::snapshots::{check_key, cleaned, parent_number};
 use crate::staging::Staging;
+
+#[cfg(target_os = "linux")]
+use linux as imp;
+#[cfg(not(target_os = "linux"))]
+use other as imp;
 
 /// How to commit.
 #[derive(Debug, Clone, Default)]
@@ -189,7 +197,7 @@ impl Scope<'_> {
         let directory = store.layout().snapshot(active.id);
         let mut made = Vec::new();
         if let Some(upper) = upper_to_convert(active, &directory, options.upper.as_deref())? {
-            let (id, record) = convert(&upper, staging, &options.cancel)?;
+            let (id, record) = imp::convert(&upper, staging, &options.cancel)?;
             sys::failpoint::hit("commit-converted");
             let staged = store.stage_layer(staging, IMAGE, &record)?;
             made.push(MadeLayer { id, staged: Some((staged, record)) });
@@ -257,7 +265,7 @@ fn upper_to_convert(
         }
         (_, None) => directory.join("fs"),
     };
-    Ok(if applied && is_as_prepared(&upper)? { None } else { Some(upper) })
+    Ok(if applied && imp::is_as_prepared(&upper)? { None } else { Some(upper) })
 }
 
 /// A commit that passed the checks.
@@ -331,28 +339,6 @@ impl Scope<'_> {
     }
 }
 
-/// Writes the upper directory as a layer image into `staging`.
-fn convert(upper: &Path, staging: &Staging, cancel: &Cancel) -> Result<(LayerId, LayerRecord)> {
-    let output = staging.create(IMAGE)?;
-    let image = layer::write_directory_image(upper, &output, cancel).map_err(|source| {
-        Error::layer(format!("turning {} into a layer image", upper.display()), source)
-    })?;
-    let id = LayerId::of_commit(&image.checksum);
-    let record = LayerRecord {
-        diff_id: None,
-        image_size: image.image_size,
-        checksum: image.checksum,
-        uuid: image.uuid,
-        tar_size: 0,
-        entries: image.entries,
-        hides_lower: false,
-        blobs: Vec::new(),
-        cim: None,
-        created: Timestamp::now(),
-    };
-    Ok((id, record))
-}
-
 /// Makes the layer image of a deferred layer on top of those below it.
 fn convert_deferred(
     blob: &Path,
@@ -381,16 +367,8 @@ fn convert_deferred(
     Ok((id, LayerRecord::of(&image)))
 }
 
-/// Whether an upper directory is as prepare made it: nothing in it, and nothing changed about the root.
-fn is_as_prepared(upper: &Path) -> Result<bool> {
-    let metadata = std::fs::symlink_metadata(upper)
-        .map_err(|source| Error::io(format!("looking at {}", upper.display()), source))?;
-    let root = metadata.mode() & 0o7777 == 0o755 && metadata.uid() == 0 && metadata.gid() == 0;
-    Ok(root && is_empty(upper)?)
-}
-
 fn is_all_hole(image: &Path) -> Result<bool> {
-    let metadata = std::fs::symlink_metadata(image)
-        .map_err(|source| Error::io(format!("looking at {}", image.display()), source))?;
-    Ok(metadata.blocks() == 0)
+    let usage = sys::file::disk_usage(image)
+        .map_err(|source| Error::sys(format!("looking at {}", image.display()), source))?;
+    Ok(usage.bytes == 0)
 }

@@ -416,8 +416,6 @@ pub mod name {
 
     /// Paths, which are byte strings too.
     pub mod path {
-        use std::ffi::OsString;
-        use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
         use std::path::{Path, PathBuf};
 
         use serde::{Deserializer, Serializer};
@@ -425,7 +423,7 @@ pub mod name {
         /// # Errors
         /// The serializer's.
         pub fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
-            super::serialize(path.as_os_str().as_bytes(), serializer)
+            super::serialize(&sys::path::bytes(path), serializer)
         }
 
         /// # Errors
@@ -433,13 +431,15 @@ pub mod name {
         pub fn deserialize<'de, D: Deserializer<'de>>(
             deserializer: D,
         ) -> Result<PathBuf, D::Error> {
-            super::deserialize(deserializer).map(|bytes| OsString::from_vec(bytes).into())
+            read::<D::Error>(super::deserialize(deserializer)?)
+        }
+
+        pub(super) fn read<E: serde::de::Error>(bytes: Vec<u8>) -> Result<PathBuf, E> {
+            sys::path::from_bytes(bytes).ok_or_else(|| E::custom("no path of this system"))
         }
     }
 
     pub(crate) mod optional_path {
-        use std::ffi::OsString;
-        use std::os::unix::ffi::OsStringExt as _;
         use std::path::PathBuf;
 
         use serde::{Deserializer, Serializer};
@@ -450,15 +450,14 @@ pub mod name {
             path: &Option<PathBuf>,
             serializer: S,
         ) -> Result<S::Ok, S::Error> {
-            let bytes = path.clone().map(|path| path.into_os_string().into_vec());
+            let bytes = path.as_ref().map(|path| sys::path::bytes(path).into_owned());
             optional::serialize(&bytes, serializer)
         }
 
         pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
             deserializer: D,
         ) -> Result<Option<PathBuf>, D::Error> {
-            let bytes = optional::deserialize(deserializer)?;
-            Ok(bytes.map(|bytes| OsString::from_vec(bytes).into()))
+            optional::deserialize(deserializer)?.map(super::path::read).transpose()
         }
     }
 

@@ -1,11 +1,10 @@
 //! Views in files, made once for each image and found again by what they are made of.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Seek as _;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use cimfs::{DirectorySet, Image, ReadAt};
 use erofs::SeekSink;
@@ -58,8 +57,8 @@ pub fn view_of(image: &Path, cache: &Path, cancel: &Cancel) -> Result<CimView> {
     if is_whole(&path, uuid) {
         return Ok(CimView { path, devices, made: None });
     }
-    DirBuilder::new().recursive(true).mode(0o700).create(cache).map_err(|error| {
-        Error::io(format!("cannot make the directory {}", cache.display()), error)
+    sys::file::create_private_directories(cache).map_err(|error| {
+        Error::sys(format!("cannot make the directory {}", cache.display()), error)
     })?;
     remove_unfinished(cache);
     let unfinished = Unfinished::create(&path)?;
@@ -96,13 +95,29 @@ fn identity(image: &Image<Ahead>, regions: &[PathBuf]) -> Result<(String, String
         content.update(image.region_length(index).unwrap_or(0).to_le_bytes());
         content.update(&header[..got]);
         let metadata = file.file().metadata().map_err(failed)?;
-        times.update(metadata.mtime().to_le_bytes());
-        times.update(metadata.mtime_nsec().to_le_bytes());
+        let (seconds, nanoseconds) = since_epoch(metadata.modified().map_err(failed)?);
+        times.update(seconds.to_le_bytes());
+        times.update(i64::from(nanoseconds).to_le_bytes());
     }
     let content = content.finalize();
     times.update(content);
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     Ok((hex(&content), hex(&times.finalize()[..16])))
+}
+
+/// Seconds, rounded down, and nanoseconds, as file systems keep them.
+fn since_epoch(time: SystemTime) -> (i64, u32) {
+    match time.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(after) => (i64::try_from(after.as_secs()).unwrap_or(i64::MAX), after.subsec_nanos()),
+        Err(error) => {
+            let before = error.duration();
+            let seconds = i64::try_from(before.as_secs()).unwrap_or(i64::MAX);
+            match before.subsec_nanos() {
+                0 => (-seconds, 0),
+                nanoseconds => (-seconds - 1, 1_000_000_000 - nanoseconds),
+            }
+        }
+    }
 }
 
 /// Whether a view was written to its end: what is there under its name always was, unless somebody cut it.
@@ -129,8 +144,8 @@ impl Unfinished {
         let path = target.with_extension(format!("{process}-{number}.{UNFINISHED}"));
         let failed = |error| Error::io(format!("cannot make {}", path.display()), error);
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(true).mode(0o600);
-        let file = options.open(&path).map_err(failed)?;
+        options.read(true).write(true).create(true).truncate(true);
+        let file = sys::file::set_mode(&mut options, 0o600).open(&path).map_err(failed)?;
         file.try_lock().map_err(|error| failed(error.into()))?;
         Ok(Self { file, path, named: false })
     }
@@ -140,8 +155,9 @@ impl Unfinished {
         self.file.sync_all().map_err(failed)?;
         fs::rename(&self.path, target).map_err(failed)?;
         self.named = true;
-        let directory = target.parent().unwrap_or(Path::new("/"));
-        File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)
+        let directory = target.parent().unwrap_or(Path::new("."));
+        sys::file::sync_directory(directory)
+            .map_err(|error| Error::sys(format!("cannot write {}", target.display()), error))
     }
 }
 

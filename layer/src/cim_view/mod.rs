@@ -13,10 +13,8 @@
 //! `docs/cim-mount.md` says how names, kinds, modes, times and Windows' metadata look; [`file_kind`] and its
 //! neighbours are that in code, for views and for whoever shows a CIM in another way.
 
-#[cfg(target_os = "linux")]
 mod ahead;
 mod appearance;
-#[cfg(target_os = "linux")]
 mod cache;
 mod content;
 mod name;
@@ -33,7 +31,6 @@ use crate::progress::Cancel;
 use tree::Failure;
 
 pub use appearance::{Attributes, FileKind, file_kind, modified, permissions};
-#[cfg(target_os = "linux")]
 pub use cache::{CimView, view_of};
 pub use name::name_units;
 
