@@ -1,8 +1,7 @@
 //! What a disk image holds, looked at before it is attached to anything.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
-use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -150,21 +149,11 @@ fn open(path: &Path, write: bool) -> Result<File> {
         true => format!("cannot open the scratch disk {} for writing", path.display()),
         false => format!("cannot open the disk image {}", path.display()),
     };
-    // Neither a FIFO nor a tape drive may make us wait.
-    let file = OpenOptions::new()
-        .read(true)
-        .write(write)
-        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
-        .open(path)
-        .map_err(|error| Error::io(doing(), error))?;
-    let kind = file.metadata().map_err(|error| Error::io(doing(), error))?.file_type();
-    match kind.is_file() || kind.is_block_device() {
-        true => Ok(file),
-        false => Err(Error::invalid(format!(
-            "{} is neither a file nor a block device, so it is no disk",
-            path.display()
-        ))),
-    }
+    let file = sys::file::open_disk(path, write).map_err(|error| Error::io(doing(), error))?;
+    file.ok_or_else(|| {
+        let path = path.display();
+        Error::invalid(format!("{path} is neither a file nor a block device, so it is no disk"))
+    })
 }
 
 fn read_full(file: &mut File, buffer: &mut [u8]) -> std::io::Result<usize> {
@@ -288,6 +277,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(unix)]
     fn what_is_no_file() {
         let dir = tempfile::tempdir().unwrap();
         let fifo = dir.path().join("fifo");
@@ -319,6 +309,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(unix)]
     fn a_shared_scratch_is_the_one_that_is_linked_to() {
         let dir = tempfile::tempdir().unwrap();
         let real = dir.path().join("real");

@@ -1,9 +1,9 @@
 //! What a container has taken in a virtual machine, and giving it back.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use sys::file::FileIdentity;
 use uvm::{ScsiGuard, ShareGuard};
 
 use crate::error::{Error, Result};
@@ -27,8 +27,7 @@ enum Resource {
 #[derive(Debug)]
 pub(crate) struct OwnedFile {
     path: PathBuf,
-    device: u64,
-    inode: u64,
+    identity: FileIdentity,
 }
 
 /// Gives back everything that a container has taken: mounts in the reverse of the order in which they were added, then
@@ -85,19 +84,17 @@ impl Drop for Resources {
 
 impl OwnedFile {
     pub(crate) fn of(path: &Path) -> Result<Self> {
-        let metadata = fs::symlink_metadata(path).map_err(|error| {
+        let identity = sys::file::identity(path).map_err(|error| {
             Error::io(format!("cannot look at the disk {}", path.display()), error)
         })?;
-        Ok(Self { path: path.to_owned(), device: metadata.dev(), inode: metadata.ino() })
+        Ok(Self { path: path.to_owned(), identity })
     }
 
     fn delete(&self) -> Result<()> {
-        match fs::symlink_metadata(&self.path) {
-            Ok(now) if (now.dev(), now.ino()) == (self.device, self.inode) => {
-                fs::remove_file(&self.path).map_err(|error| {
-                    Error::io(format!("cannot delete the disk {}", self.path.display()), error)
-                })
-            }
+        match sys::file::identity(&self.path) {
+            Ok(now) if now == self.identity => fs::remove_file(&self.path).map_err(|error| {
+                Error::io(format!("cannot delete the disk {}", self.path.display()), error)
+            }),
             _ => Ok(()),
         }
     }

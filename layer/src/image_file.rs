@@ -52,12 +52,14 @@ impl<'f> ImageFile<'f> {
 
     /// Gives the image a UUID made of its content, for images that no digest is known of before. The writer
     /// must be given the nil UUID, 4096-byte blocks and a superblock checksum (the defaults).
+    #[cfg(target_os = "linux")]
     pub(crate) fn with_own_uuid(mut self) -> Self {
         self.own_uuid = Some([0; 16]);
         self
     }
 
     /// The UUID that the image got of its content.
+    #[cfg(target_os = "linux")]
     pub(crate) fn own_uuid(&self) -> Option<[u8; 16]> {
         self.own_uuid
     }

@@ -1,31 +1,15 @@
 //! Mounts as data, in containerd's form: describing is separate from performing.
 
 mod erofs_form;
-mod windows_form;
 
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
 use store::Chain;
 
 pub use erofs_form::describe_erofs;
-pub use windows_form::describe_windows;
 
 use crate::overlay::{MAX_LAYERS, OPTIONS, distinct};
-use crate::{Error, ErrorKind, Result, ScratchDirs};
-
-/// One mount in containerd's form.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mount {
-    /// `bind`, `overlay`, `erofs`, …; with `format/`, `mkdir/` and `mkfs/` before it for a mount manager.
-    pub r#type: String,
-    /// What is mounted; `overlay` for overlays.
-    pub source: PathBuf,
-    /// Sub-path inside the root file system; empty for its root.
-    pub target: PathBuf,
-    /// fstab style, one per element.
-    pub options: Vec<String>,
-}
+use crate::{Error, ErrorKind, Mount, Result, ScratchDirs};
 
 /// What may differ between two descriptions of one chain.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

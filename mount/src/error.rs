@@ -1,8 +1,18 @@
 //! The crate's one error: a stable kind, what was being done, and the cause.
 
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(windows)]
+mod windows;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+
+#[cfg(target_os = "linux")]
+use linux as imp;
+#[cfg(windows)]
+use windows as imp;
 
 /// Result of everything in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -57,12 +67,12 @@ impl Error {
     }
 
     pub(crate) fn io(doing: impl Into<String>, source: std::io::Error) -> Self {
-        Self::caused(kind_of(source.raw_os_error(), source.kind()), doing, source)
+        Self::caused(imp::kind_of(source.raw_os_error(), source.kind()), doing, source)
     }
 
     /// A failed system call; the kind follows from the error number.
     pub(crate) fn sys(doing: impl Into<String>, source: sys::Error) -> Self {
-        Self::caused(kind_of(source.errno(), source.io_kind()), doing, source)
+        Self::caused(imp::kind_of(source.errno(), source.io_kind()), doing, source)
     }
 
     pub(crate) fn caused(
@@ -104,19 +114,6 @@ impl Error {
             cause = error.source();
         }
         text
-    }
-}
-
-fn kind_of(errno: Option<i32>, kind: std::io::ErrorKind) -> ErrorKind {
-    match errno {
-        Some(libc::EBUSY) => ErrorKind::Busy,
-        Some(libc::ENOENT) => ErrorKind::NotFound,
-        Some(libc::ENOSPC | libc::EDQUOT) => ErrorKind::NoSpace,
-        Some(libc::EPERM | libc::EACCES) => ErrorKind::NotPermitted,
-        Some(libc::EOPNOTSUPP | libc::ENODEV | libc::ENOSYS) => ErrorKind::NotSupported,
-        Some(libc::EUCLEAN | libc::EBADMSG) => ErrorKind::Corrupt,
-        _ if kind == std::io::ErrorKind::NotFound => ErrorKind::NotFound,
-        _ => ErrorKind::Io,
     }
 }
 

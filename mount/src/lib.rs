@@ -10,37 +10,68 @@
 //!
 //! [`windows`] does the same on Windows hosts, with what they have in place of mounts.
 
+#[cfg(target_os = "linux")]
 mod activation;
 mod clock;
+#[cfg(target_os = "linux")]
 mod compat;
+#[cfg(target_os = "linux")]
 mod description;
 mod error;
+#[cfg(target_os = "linux")]
 mod fuse;
 mod holder;
+#[cfg(target_os = "linux")]
 mod image;
+#[cfg(target_os = "linux")]
 mod journal;
+#[cfg(target_os = "linux")]
 mod mapping;
+mod mount_line;
+#[cfg(target_os = "linux")]
 mod overlay;
+#[cfg(target_os = "linux")]
 mod reconcile;
+#[cfg(target_os = "linux")]
 mod record;
+#[cfg(target_os = "linux")]
 mod registry;
+#[cfg(target_os = "linux")]
 mod rootfs;
+#[cfg(target_os = "linux")]
 mod scratch;
+#[cfg(target_os = "linux")]
 mod state;
+#[cfg(target_os = "linux")]
 mod users;
+#[cfg(target_os = "linux")]
 mod volume;
+#[cfg(target_os = "linux")]
 mod volumes;
 pub mod windows;
+mod windows_form;
 
+#[cfg(target_os = "linux")]
 pub use activation::{ActivateOptions, Activation, ActiveMount};
-pub use description::{Mount, MountForm, describe, describe_erofs, describe_windows};
+#[cfg(target_os = "linux")]
+pub use description::{MountForm, describe, describe_erofs};
 pub use error::{Error, ErrorKind, Result};
+#[cfg(target_os = "linux")]
 pub use fuse::{CimFiles, CimOptions, start_server, this_process};
 pub use holder::{Holder, HolderKind};
+#[cfg(target_os = "linux")]
 pub use image::{Backing, mount_image};
+#[cfg(target_os = "linux")]
 pub use mapping::{GIDS, IdMapping, IdRange, UIDS};
+pub use mount_line::Mount;
+#[cfg(target_os = "linux")]
 pub use overlay::MAX_LAYERS;
+#[cfg(target_os = "linux")]
 pub use reconcile::ReconcileReport;
+#[cfg(target_os = "linux")]
 pub use registry::Registry;
+#[cfg(target_os = "linux")]
 pub use rootfs::{MountOptions, ScratchDirs};
+#[cfg(target_os = "linux")]
 pub use volume::{MountedTarget, TargetKind, Volume, VolumeId};
+pub use windows_form::describe_windows;

@@ -1,4 +1,5 @@
 //! What the FUSE driver answers for damaged images, asked without a kernel.
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 use cimfs::{Guid, Image, ImageWriter, MemorySet, Metadata, Name, ReadAt, WriterOptions};

@@ -1,5 +1,5 @@
 //! Mounts on the real kernel, each test in a private mount namespace.
-
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "test code")]
 
 mod support;

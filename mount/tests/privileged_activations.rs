@@ -1,5 +1,5 @@
 //! Activations on the real kernel: what containerd's mount manager does, and what it gets wrong.
-
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "test code")]
 
 mod support;

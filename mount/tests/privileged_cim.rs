@@ -1,4 +1,5 @@
 //! CIMs mounted for real, by the kernel and by FUSE, against what their own reader says.
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "test code")]
 
 mod support;

@@ -1,7 +1,7 @@
 //! Killed at every failpoint, then reconciled: nothing is leaked, nothing in use is unmounted.
 //!
 //! The killed process is this test binary again, running only [`privileged_child`].
-
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "test code")]
 
 mod support;

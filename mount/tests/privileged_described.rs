@@ -1,5 +1,5 @@
 //! Described mounts, performed as containerd performs them, and who is found to use them.
-
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "test code")]
 
 mod support;

@@ -1,5 +1,5 @@
 //! Layers with shifted owners, for containers in user namespaces.
-
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "test code")]
 
 mod support;

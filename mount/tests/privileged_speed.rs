@@ -1,5 +1,6 @@
 //! Figures for the bars of mounting; `cargo test --release -p mount --test privileged_speed -- --ignored
 //! --nocapture`. Meaningless in debug builds and on busy machines, so ignored by default.
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "test code")]
 
 mod support;

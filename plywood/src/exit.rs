@@ -1,12 +1,21 @@
 //! From an error to an exit code and to what is printed about it.
 
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(windows)]
+mod windows;
+
 use std::error::Error;
 use std::fmt;
 use std::io;
 
-use serve::control::{CauseKind, ConnectionError, ConnectionErrorKind};
+use serve::{CauseKind, ConnectionError, ConnectionErrorKind};
 
 use crate::escape;
+#[cfg(target_os = "linux")]
+use linux as imp;
+#[cfg(windows)]
+use windows as imp;
 
 /// The exit codes that Plywood itself uses. `run` passes the container's own code through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,9 +123,8 @@ pub(crate) fn hints(error: &anyhow::Error) -> Vec<String> {
     if hints.is_empty() {
         hints.extend(error.chain().find_map(way_out).map(str::to_owned));
     }
-    let root = rustix::process::geteuid().is_root();
-    if hints.is_empty() && code(error) == Exit::NotPermitted && !root {
-        hints.push("run it as root, for example with sudo".to_owned());
+    if hints.is_empty() && code(error) == Exit::NotPermitted {
+        hints.extend(imp::way_to_privileges().map(str::to_owned));
     }
     hints
 }
@@ -247,7 +255,7 @@ fn code_of(cause: &(dyn Error + 'static)) -> Option<Exit> {
         CauseKind::Layer(kind) => layer_code(kind),
         CauseKind::Mount(kind) => mount_code(kind),
         CauseKind::Erofs(kind) => erofs_code(kind),
-        CauseKind::System(errno) => errno.and_then(errno_code),
+        CauseKind::System(errno) => errno.and_then(imp::code_of_number),
         CauseKind::Io { errno, kind } => io_code(errno, kind),
         CauseKind::Other => None,
     }
@@ -373,7 +381,7 @@ fn mount_code(kind: mount::ErrorKind) -> Option<Exit> {
 
 fn io_code(errno: Option<i32>, kind: io::ErrorKind) -> Option<Exit> {
     match errno {
-        Some(errno) => errno_code(errno),
+        Some(errno) => imp::code_of_number(errno),
         None => match kind {
             io::ErrorKind::NotFound => Some(Exit::NotFound),
             io::ErrorKind::AlreadyExists => Some(Exit::Exists),
@@ -386,18 +394,6 @@ fn io_code(errno: Option<i32>, kind: io::ErrorKind) -> Option<Exit> {
     }
 }
 
-fn errno_code(errno: i32) -> Option<Exit> {
-    use rustix::io::Errno;
-    match Errno::from_raw_os_error(errno) {
-        Errno::NOENT | Errno::NOTDIR => Some(Exit::NotFound),
-        Errno::EXIST | Errno::BUSY | Errno::NOTEMPTY | Errno::TXTBSY => Some(Exit::Exists),
-        Errno::ACCESS | Errno::PERM | Errno::ROFS => Some(Exit::NotPermitted),
-        Errno::NOSYS | Errno::OPNOTSUPP | Errno::NODEV => Some(Exit::NotSupported),
-        Errno::NOSPC | Errno::DQUOT | Errno::FBIG => Some(Exit::NoSpace),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use anyhow::Context as _;
@@ -405,6 +401,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg(target_os = "linux")]
     fn the_first_telling_cause_decides() {
         for (errno, exit) in [
             (libc_errno::ENOSPC, Exit::NoSpace),
@@ -430,6 +427,7 @@ mod tests {
     }
 
     /// Error numbers as Linux has them on every architecture that Rust's std supports it on with 0..=34.
+    #[cfg(target_os = "linux")]
     mod libc_errno {
         pub(super) const EPERM: i32 = 1;
         pub(super) const ENOENT: i32 = 2;

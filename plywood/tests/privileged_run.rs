@@ -1,5 +1,5 @@
 //! Containers on the real kernel, from import to the last trace: needs root, runc or crun, and busybox-static.
-
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod support;

@@ -1,6 +1,6 @@
 //! Containers in a virtual machine, from the command line: needs root, QEMU, vhost-device-vsock, the kit that
 //! `cargo xtask vm-kit` makes, and busybox-static. One machine for all.
-
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod support;

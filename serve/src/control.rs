@@ -8,7 +8,6 @@
 //! An operation is the same type and the same code either way, so its answer and its errors are too: an error's chain
 //! of causes travels with its messages and kinds, and arrives as a chain of [`RemoteCause`]s.
 
-mod cause;
 mod client;
 mod descriptors;
 mod operations;
@@ -22,8 +21,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use store::import::PlannedLayer;
 
-pub use self::cause::{CauseKind, RemoteCause};
-pub use self::client::{Client, ConnectionError, ConnectionErrorKind};
+pub use self::client::Client;
 pub use self::descriptors::{Descriptors, Peer};
 pub use self::operations::{
     Chain, Commit, CommittedLayers, Export, FindBlob, FindImage, FindLayer, Fsck, Gc, Hello,
@@ -33,6 +31,8 @@ pub use self::operations::{
 pub(crate) use self::service::ControlService;
 pub(crate) use self::serving::Note;
 pub use self::serving::{Serving, serving};
+pub use crate::cause::{CauseKind, RemoteCause};
+pub use crate::connection_error::{ConnectionError, ConnectionErrorKind};
 
 /// Version of the operations. A daemon answers clients of its own version only.
 pub const PROTOCOL: u32 = 1;

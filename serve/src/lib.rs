@@ -12,25 +12,47 @@
 //! stops or is killed, and the next one takes them over. Libraries stay blocking: every call that touches the disk
 //! runs on a thread for that. [`api`] is the wire interface, for clients too.
 
+#![cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "what the daemon needs"))]
+
 pub mod api;
+#[cfg(target_os = "linux")]
 mod calls;
+mod cause;
 mod config;
+mod connection_error;
+#[cfg(target_os = "linux")]
 mod content;
+#[cfg(target_os = "linux")]
 pub mod control;
+#[cfg(target_os = "linux")]
 mod diff;
 mod error;
+#[cfg(target_os = "linux")]
 mod logging;
+#[cfg(target_os = "linux")]
 mod metrics;
+#[cfg(target_os = "linux")]
 mod mounts;
+#[cfg(target_os = "linux")]
 mod server;
+#[cfg(target_os = "linux")]
 mod service;
+#[cfg(target_os = "linux")]
 mod signals;
+#[cfg(target_os = "linux")]
 mod snapshots;
+#[cfg(target_os = "linux")]
 mod socket;
+#[cfg(target_os = "linux")]
 mod status;
+#[cfg(target_os = "linux")]
 mod text;
 
+pub use cause::{CauseKind, RemoteCause};
 pub use config::{Config, Configured, DEFAULT_FILE, Flag, LogFormat, LogLevel, MountForm, Source};
+pub use connection_error::{ConnectionError, ConnectionErrorKind};
 pub use error::{Error, ErrorKind, Result};
+#[cfg(target_os = "linux")]
 pub use server::{in_process, in_process_on, run};
+#[cfg(target_os = "linux")]
 pub use snapshots::key_of;

@@ -1,6 +1,6 @@
 //! Every row of the error table, and what containerd's own tests leave out: rebase, usage, clean-up, hostile requests,
 //! many clients at once.
-
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 mod support;

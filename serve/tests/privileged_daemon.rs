@@ -1,5 +1,5 @@
 //! The life of the daemon: starts, refusals, reloads, ends of both kinds, and who it talks to beside its callers.
-
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 mod support;

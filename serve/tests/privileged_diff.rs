@@ -1,4 +1,5 @@
 //! The differ, over gRPC: layers out of a content store into snapshots, and what a container changed back into it.
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 mod support;

@@ -1,5 +1,5 @@
 //! Random requests, good and bad, against a model of what containerd expects: codes and the whole state after each.
-
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 mod support;

@@ -1,5 +1,5 @@
 //! The mounts service over gRPC.
-
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 mod support;

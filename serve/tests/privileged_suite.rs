@@ -5,7 +5,7 @@
 //! overlayfs's own they rename a directory of a lower layer. Ours is served under the name that containerd's
 //! configuration gives it, and answers EXDEV as overlayfs does without `redirect_dir`, so those tests are to be run under the
 //! name `overlayfs`; programs that rename (mv, dpkg, apk) copy then, which is tested here.
-
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 mod support;

@@ -1,5 +1,5 @@
 //! Layers applied to active snapshots, deferred ones, the origins of snapshots, and collecting what nothing needs.
-
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "in a test")]
 
 mod fixture;

@@ -1,6 +1,6 @@
 //! A child process is killed at every failpoint of an operation; then the store is opened again and must be as it
 //! was before or as it is after, with nothing left over, and the operation must work when tried again.
-
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "in a test")]
 
 mod fixture;

@@ -1,5 +1,5 @@
 //! gc, fsck, repair, and the exported metadata.
-
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "in a test")]
 
 mod fixture;

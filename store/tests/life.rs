@@ -1,5 +1,5 @@
 //! What containerd's snapshotter suite asserts and needs no mount to see, and what it leaves out.
-
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "in a test")]
 
 mod fixture;

@@ -1,5 +1,5 @@
 //! Several processes and threads on one store, stores that cannot be written, stores of newer versions.
-
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "in a test")]
 
 mod fixture;

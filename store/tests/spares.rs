@@ -1,5 +1,5 @@
 //! Scratches of removed snapshots, kept for new ones: only such as nobody could tell from new ones.
-
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "in a test")]
 
 mod fixture;

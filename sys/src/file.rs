@@ -168,6 +168,38 @@ impl Lock {
     }
 }
 
+/// Which file a name leads to: as long as the file exists no other has the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FileIdentity {
+    volume: u64,
+    number: u128,
+}
+
+/// Which file is at `path`, a symbolic link itself.
+///
+/// # Errors
+/// If nothing is there.
+pub fn identity(path: &Path) -> io::Result<FileIdentity> {
+    imp::identity_at(path)
+}
+
+/// Opens a file or a block device that holds a disk's content; `None` for what is neither. Neither a FIFO nor a tape
+/// drive makes us wait.
+///
+/// # Errors
+/// Those of opening.
+pub fn open_disk(path: &Path, write: bool) -> io::Result<Option<File>> {
+    imp::open_disk(path, write)
+}
+
+/// Whether a path, links followed, is that of a disk of the machine: a block device, `\\.\PhysicalDriveN`.
+///
+/// # Errors
+/// If nothing is there.
+pub fn is_physical_disk(path: &Path) -> io::Result<bool> {
+    imp::is_physical_disk(path)
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sharing {
     Exclusive,
@@ -391,6 +423,22 @@ mod tests {
         rename(&from, &to).unwrap();
         assert_eq!(fs::read(&to).unwrap(), b"new");
         assert!(!from.exists());
+    }
+
+    #[test]
+    fn a_file_is_known_by_its_identity() {
+        let directory = tempfile::tempdir().unwrap();
+        let (one, other) = (directory.path().join("one"), directory.path().join("other"));
+        fs::write(&one, "1").unwrap();
+        fs::write(&other, "2").unwrap();
+        let before = identity(&one).unwrap();
+        assert_ne!(before, identity(&other).unwrap());
+        fs::rename(&one, directory.path().join("moved")).unwrap();
+        assert_eq!(before, identity(&directory.path().join("moved")).unwrap());
+        assert!(identity(&one).is_err());
+        assert!(open_disk(&other, true).unwrap().is_some());
+        assert!(!is_physical_disk(&other).unwrap());
+        assert!(is_physical_disk(&one).is_err());
     }
 
     #[test]

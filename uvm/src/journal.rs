@@ -8,7 +8,6 @@
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -71,11 +70,9 @@ impl Journal {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let failed =
             |doing: &str, error| Error::io(format!("cannot {doing} {}", path.display()), error);
-        let mut file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .mode(0o600)
+        let mut options = OpenOptions::new();
+        options.read(true).append(true).create(true);
+        let mut file = sys::file::set_mode(&mut options, 0o600)
             .open(path)
             .map_err(|error| failed("open", error))?;
         let mut text = Vec::new();
@@ -220,15 +217,15 @@ impl Journal {
             return;
         }
         let new = self.path.with_extension("journal.new");
-        let written = OpenOptions::new().append(true).create(true).mode(0o600).open(&new).and_then(
-            |mut file| {
-                // Left over by a process that was killed here.
-                file.set_len(0)?;
-                file.write_all(&text)?;
-                std::fs::rename(&new, &self.path)?;
-                Ok(file)
-            },
-        );
+        let mut options = OpenOptions::new();
+        options.append(true).create(true);
+        let written = sys::file::set_mode(&mut options, 0o600).open(&new).and_then(|mut file| {
+            // Left over by a process that was killed here.
+            file.set_len(0)?;
+            file.write_all(&text)?;
+            std::fs::rename(&new, &self.path)?;
+            Ok(file)
+        });
         if let Ok(file) = written {
             self.file = file;
             self.length = text.len() as u64;

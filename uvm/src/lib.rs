@@ -27,6 +27,7 @@ pub mod kit;
 mod machine;
 #[cfg(target_os = "linux")]
 pub mod plan9;
+#[cfg(target_os = "linux")]
 pub mod qemu;
 pub mod recording;
 mod step;

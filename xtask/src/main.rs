@@ -4,6 +4,7 @@
 
 mod apt_sources;
 mod bench;
+mod check_windows;
 mod ci;
 mod containerd;
 mod deb;
@@ -60,6 +61,8 @@ enum Task {
     Containerd(containerd::ContainerdArguments),
     /// A Windows-like image of three layers, into target/windows
     WindowsImage,
+    /// The crates for Windows: linted, linked, and their tests run under Wine
+    CheckWindows,
     /// What virtual machines boot: a Debian kernel and our guest, into target/vm/kit
     VmKit,
     /// Shell completions and man pages, into target/docs
@@ -83,6 +86,7 @@ fn main() -> ExitCode {
         Task::Powercut(arguments) => powercut::powercut(&arguments),
         Task::Containerd(arguments) => containerd::containerd(&arguments),
         Task::WindowsImage => windows::image(),
+        Task::CheckWindows => check_windows::check(),
         Task::VmKit => vm_kit::make().map(drop),
         Task::Docs => docs(),
         Task::Deb(arguments) => deb::deb(&arguments),

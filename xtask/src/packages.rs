@@ -29,6 +29,8 @@ pub(crate) enum Purpose {
     Fuzz,
     /// `cargo xtask windows-image`
     Windows,
+    /// `cargo xtask check-windows`
+    CheckWindows,
     /// `cargo xtask vm-kit`, and booting it
     Vm,
 }
@@ -134,13 +136,17 @@ const VM: &[&str] = &[
     "xz-utils",
 ];
 
+/// A linker for Windows' programs and what runs them. The half of Wine for 32 bits is not needed.
+const CHECK_WINDOWS: &[&str] =
+    &["ca-certificates", "dpkg", "gcc-mingw-w64-x86-64-win32", "tar", "wine", "wine64"];
+
 /// A public reader of executables.
 const DEMO_CIM: &[&str] = &["icoutils"];
 
 impl Purpose {
     fn packages(self) -> BTreeSet<&'static str> {
         let lists: &[&[&str]] = match self {
-            Self::Test => &[BUILD, RUN, TEST, CONTAINERD, FUZZ, VM],
+            Self::Test => &[BUILD, RUN, TEST, CONTAINERD, FUZZ, VM, CHECK_WINDOWS],
             Self::Demo => &[BUILD, RUN, DEMO, WINDOWS, DEMO_CIM, &["attr"]],
             Self::Bench => &[BUILD, RUN, DEMO, TEST, BENCH, WINDOWS],
             Self::PowerCut => &[BUILD, POWER_CUT],
@@ -148,6 +154,7 @@ impl Purpose {
             Self::Containerd => &[BUILD, RUN, CONTAINERD],
             Self::Fuzz => &[BUILD, FUZZ],
             Self::Windows => &[BUILD, WINDOWS],
+            Self::CheckWindows => &[BUILD, CHECK_WINDOWS],
             Self::Vm => &[BUILD, VM],
         };
         lists.iter().flat_map(|list| list.iter().copied()).collect()

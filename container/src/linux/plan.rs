@@ -1,7 +1,6 @@
 //! What each mount of a specification takes, found out before anything is attached.
 
 use std::fs;
-use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Mount, Spec};
@@ -122,9 +121,8 @@ fn plan_disk(kind: &str, source: &str, read_only: bool, way: Way) -> Result<Sour
         (PathBuf::from(path), ScsiKind::Extensible(provider.to_owned()))
     } else {
         let path = resolved(Path::new(source), "the disk")?;
-        let metadata = fs::metadata(&path)
+        let device = sys::file::is_physical_disk(&path)
             .map_err(|error| Error::io(format!("cannot look at the disk {source}"), error))?;
-        let device = metadata.file_type().is_block_device();
         let scsi = match kind {
             "physical-disk" if device => ScsiKind::PassThrough,
             "physical-disk" => {
@@ -138,7 +136,7 @@ fn plan_disk(kind: &str, source: &str, read_only: bool, way: Way) -> Result<Sour
                     "{source} is a device, and not the file of a disk"
                 )));
             }
-            _ if metadata.is_file() || device => ScsiKind::VirtualDisk,
+            _ if path.is_file() || device => ScsiKind::VirtualDisk,
             _ => {
                 return Err(Error::invalid(format!(
                     "{source} is neither a file nor a block device, so it is no disk"

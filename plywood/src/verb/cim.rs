@@ -1,17 +1,27 @@
 //! `plywood cim …`: Windows' images as files, without mounting them.
 
 mod check;
+#[cfg(target_os = "linux")]
 mod edit;
+#[cfg(target_os = "linux")]
 mod extract;
 mod lifecycle;
+#[cfg(target_os = "linux")]
+mod linux;
 mod path;
 mod reparse;
+#[cfg(target_os = "linux")]
 mod safe_name;
 mod show;
+#[cfg(target_os = "linux")]
 mod source;
 mod stat;
+#[cfg(target_os = "linux")]
 mod transfer;
+#[cfg(target_os = "linux")]
 mod wim;
+#[cfg(windows)]
+mod windows;
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -24,24 +34,24 @@ use crate::Session;
 use crate::cli::CimVerb;
 use crate::exit::{Exit, Failure};
 
+#[cfg(target_os = "linux")]
+use linux as imp;
+#[cfg(windows)]
+use windows as imp;
+
 pub(crate) fn cim(session: &mut Session, verb: &CimVerb) -> Result<ExitCode> {
     match verb {
-        CimVerb::Create(args) => edit::create(session, args)?,
         CimVerb::Info(args) => show::info(session, args)?,
         CimVerb::Ls(args) => show::ls(session, args)?,
         CimVerb::Tree(args) => show::tree(session, args)?,
         CimVerb::Cat(args) => show::cat(session, args)?,
         CimVerb::Stat(args) => stat::stat(session, args)?,
         CimVerb::Dump(args) => check::dump(session, args)?,
-        CimVerb::Extract(args) => extract::extract(session, args)?,
         CimVerb::Check(args) => return check::check(session, args),
         CimVerb::Diff(args) => check::diff(session, args)?,
         CimVerb::Usage(args) => lifecycle::usage(session, args)?,
-        CimVerb::Add(args) => edit::add(session, args)?,
-        CimVerb::Rm(args) => edit::rm(session, args)?,
-        CimVerb::Import(args) => transfer::import(session, args)?,
-        CimVerb::Export(args) => transfer::export(session, args)?,
         CimVerb::Destroy(args) => lifecycle::destroy(session, args)?,
+        other => imp::cim(session, other)?,
     }
     Ok(ExitCode::SUCCESS)
 }

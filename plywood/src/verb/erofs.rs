@@ -1,8 +1,14 @@
 //! `plywood erofs …`: looking at image files without mounting them.
 
 mod check;
+#[cfg(target_os = "linux")]
 mod extract;
+#[cfg(target_os = "linux")]
+mod linux;
 mod show;
+#[cfg(windows)]
+mod windows;
+#[cfg(target_os = "linux")]
 mod write;
 
 use std::fs::File;
@@ -16,18 +22,21 @@ use crate::Session;
 use crate::cli::ErofsVerb;
 use crate::exit::{Exit, Failure};
 
+#[cfg(target_os = "linux")]
+use linux as imp;
+#[cfg(windows)]
+use windows as imp;
+
 pub(crate) fn erofs(session: &mut Session, verb: &ErofsVerb) -> Result<ExitCode> {
     match verb {
-        ErofsVerb::Create(args) => write::create(session, args)?,
         ErofsVerb::Info(args) => show::info(session, args)?,
         ErofsVerb::Ls(args) => show::ls(session, args)?,
         ErofsVerb::Cat(args) => show::cat(session, args)?,
         ErofsVerb::Stat(args) => show::stat(session, args)?,
         ErofsVerb::Dump(args) => check::dump(session, args)?,
         ErofsVerb::Check(args) => return check::check(session, args),
-        ErofsVerb::Extract(args) => extract::extract(args)?,
         ErofsVerb::Diff(args) => check::diff(session, args)?,
-        ErofsVerb::Merge(args) => write::merge(session, args)?,
+        other => imp::erofs(session, other)?,
     }
     Ok(ExitCode::SUCCESS)
 }

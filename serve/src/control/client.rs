@@ -1,6 +1,5 @@
 //! The command's side: one connection, one call at a time, blocking.
 
-use std::fmt;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -19,6 +18,7 @@ use super::serving::identity;
 use super::{Fault, Operation, PROTOCOL, Progress, Reply};
 use crate::api::control::CallRequest;
 use crate::api::control::control_client::ControlClient;
+use crate::connection_error::{ConnectionError, ConnectionErrorKind};
 
 /// How long a daemon may take to say who it is; one that systemd has to start first puts its mounts in order before.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -32,56 +32,6 @@ pub struct Client {
     control: ControlClient<Channel>,
     address: PathBuf,
     pid: u32,
-}
-
-/// Why there is no connection to a daemon, or none any more.
-#[derive(Debug)]
-pub struct ConnectionError {
-    kind: ConnectionErrorKind,
-    message: String,
-    source: Option<Fault>,
-}
-
-/// What a [`ConnectionError`] is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ConnectionErrorKind {
-    /// This user may not talk to the daemon.
-    Denied,
-    /// It is a daemon of another version.
-    Incompatible,
-    /// It ended before it answered.
-    Lost,
-    /// It does not do what it should.
-    Broken,
-}
-
-impl ConnectionError {
-    fn new(kind: ConnectionErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), source: None }
-    }
-
-    fn because(mut self, source: impl Into<Fault>) -> Self {
-        self.source = Some(source.into());
-        self
-    }
-
-    /// What it is about.
-    pub fn kind(&self) -> ConnectionErrorKind {
-        self.kind
-    }
-}
-
-impl fmt::Display for ConnectionError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for ConnectionError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.source.as_deref().map(|source| source as _)
-    }
 }
 
 impl Client {
@@ -131,7 +81,7 @@ impl Client {
             Ok(welcome) => welcome,
             Err(fault) => match fault.downcast::<ConnectionError>() {
                 // Something else than Plywood listens there.
-                Ok(error) if error.kind == ConnectionErrorKind::Broken && is_foreign(&error) => {
+                Ok(error) if error.kind() == ConnectionErrorKind::Broken && is_foreign(&error) => {
                     return Ok(None);
                 }
                 Ok(error) => return Err(*error),

@@ -2,12 +2,12 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::FlockOperation;
 
-use super::{Cost, Sharing, failed};
+use super::{Cost, FileIdentity, Sharing, failed};
 use crate::error::{Error, Result};
 
 pub(super) fn set_mode(options: &mut OpenOptions, mode: u32) -> &mut OpenOptions {
@@ -103,6 +103,22 @@ pub(super) fn try_lock(file: &File, sharing: Sharing) -> io::Result<bool> {
             Err(errno) => return Err(errno.into()),
         }
     }
+}
+
+pub(super) fn identity_at(path: &Path) -> io::Result<FileIdentity> {
+    let metadata = fs::symlink_metadata(path)?;
+    Ok(FileIdentity { volume: metadata.dev(), number: metadata.ino().into() })
+}
+
+pub(super) fn open_disk(path: &Path, write: bool) -> io::Result<Option<File>> {
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).write(write).custom_flags(flags).open(path)?;
+    let kind = file.metadata()?.file_type();
+    Ok((kind.is_file() || kind.is_block_device()).then_some(file))
+}
+
+pub(super) fn is_physical_disk(path: &Path) -> io::Result<bool> {
+    Ok(fs::metadata(path)?.file_type().is_block_device())
 }
 
 pub(super) fn is_at(file: &File, path: &Path) -> io::Result<bool> {

@@ -26,7 +26,7 @@ use windows_sys::Win32::Storage::FileSystem::{
 };
 use windows_sys::Win32::System::IO::OVERLAPPED;
 
-use super::{Cost, Sharing, failed};
+use super::{Cost, FileIdentity, Sharing, failed};
 use crate::error::{Error, Result};
 
 /// Windows' locks keep others from reading what is locked, so this one byte, far behind any content, is it.
@@ -128,27 +128,47 @@ unsafe fn information<T: Default>(file: &File, class: FILE_INFO_BY_HANDLE_CLASS)
     if filled == 0 { Err(io::Error::last_os_error()) } else { Ok(information) }
 }
 
-fn identity(file: &File) -> io::Result<(u64, u128)> {
+fn identity(file: &File) -> io::Result<FileIdentity> {
     // SAFETY: the class's structure.
     let id: FILE_ID_INFO = unsafe { information(file, FileIdInfo) }?;
-    Ok((id.VolumeSerialNumber, u128::from_le_bytes(id.FileId.Identifier)))
+    let number = u128::from_le_bytes(id.FileId.Identifier);
+    Ok(FileIdentity { volume: id.VolumeSerialNumber, number })
+}
+
+pub(super) fn identity_at(path: &Path) -> io::Result<FileIdentity> {
+    identity(&open_itself(path, FILE_READ_ATTRIBUTES)?)
+}
+
+pub(super) fn open_disk(path: &Path, write: bool) -> io::Result<Option<File>> {
+    let file = File::options().read(true).write(write).open(path)?;
+    Ok(file.metadata()?.is_file().then_some(file))
+}
+
+pub(super) fn is_physical_disk(path: &Path) -> io::Result<bool> {
+    const NAME: &str = r"\\.\PhysicalDrive";
+    let text = path.to_string_lossy();
+    let named = text.get(..NAME.len()).is_some_and(|start| start.eq_ignore_ascii_case(NAME));
+    if !named {
+        fs::metadata(path)?;
+    }
+    Ok(named)
 }
 
 pub(super) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
-    Ok(identity(file)? == identity(&open_itself(path, FILE_READ_ATTRIBUTES)?)?)
+    Ok(identity(file)? == identity_at(path)?)
 }
 
 pub(super) fn cost(path: &Path) -> io::Result<Cost> {
     let file = open_itself(path, FILE_READ_ATTRIBUTES)?;
     // SAFETY: the class's structure.
     let standard: FILE_STANDARD_INFO = unsafe { information(&file, FileStandardInfo) }?;
-    let (volume, identity) = identity(&file)?;
+    let FileIdentity { volume, number } = identity(&file)?;
     Ok(Cost {
         bytes: u64::try_from(standard.AllocationSize).unwrap_or(0),
         // A link to a directory has the attribute too.
         directory: file.metadata()?.is_dir(),
         volume,
-        identity,
+        identity: number,
         links: standard.NumberOfLinks.into(),
     })
 }

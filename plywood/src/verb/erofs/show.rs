@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::os::unix::ffi::OsStrExt as _;
 
 use anyhow::{Context as _, Result};
 use erofs::format::FileType;
@@ -130,7 +129,7 @@ pub(crate) fn info(session: &mut Session, args: &FileArgs) -> Result<()> {
 
 pub(crate) fn ls(session: &mut Session, args: &ListArgs) -> Result<()> {
     let image = open(&args.file, &args.devices)?;
-    let start = normal(args.path.as_bytes());
+    let start = normal(args.path.as_encoded_bytes());
     let inode = image.resolve(&start, true).context("cannot list")?;
     if !inode.is_dir() {
         return show(session, &image, &start, &start, &inode, args.long);
@@ -213,9 +212,9 @@ pub(crate) fn cat(session: &mut Session, args: &CatArgs) -> Result<()> {
     // Everything is looked up before anything is written, so that a wrong name writes nothing.
     let mut files = Vec::new();
     for path in &args.paths {
-        let inode = image.resolve(path.as_bytes(), true).context("cannot read")?;
+        let inode = image.resolve(path.as_encoded_bytes(), true).context("cannot read")?;
         if inode.file_type != FileType::Regular {
-            let path = escape::name(path.as_bytes());
+            let path = escape::name(path.as_encoded_bytes());
             let what = type_name(inode.file_type);
             anyhow::bail!(Failure::new(Exit::Usage, format!("{path} is a {what}, not a file")));
         }
@@ -227,7 +226,7 @@ pub(crate) fn cat(session: &mut Session, args: &CatArgs) -> Result<()> {
         loop {
             let count = image
                 .read_at(&inode, &mut buffer, offset)
-                .with_context(|| cannot_read(path.as_bytes()))?;
+                .with_context(|| cannot_read(path.as_encoded_bytes()))?;
             if count == 0 {
                 break;
             }
@@ -241,7 +240,7 @@ pub(crate) fn cat(session: &mut Session, args: &CatArgs) -> Result<()> {
 pub(crate) fn stat(session: &mut Session, args: &StatArgs) -> Result<()> {
     let image = open(&args.file, &args.devices)?;
     for path in &args.paths {
-        let path = normal(path.as_bytes());
+        let path = normal(path.as_encoded_bytes());
         let inode = image.resolve(&path, false).context("cannot look up")?;
         stat_one(session, &image, &path, &inode).with_context(|| cannot_read(&path))?;
     }

@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf};
 
 use store::{HostForm, Kind, WindowsChain};
 
-use super::Mount;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Mount, Result};
 
 /// Folders of the layers below, topmost first.
 const PARENT_LAYERS: &str = "parentLayerPaths=";

@@ -1,0 +1,24 @@
+//! What Wine cannot do, test by test. A test that is listed must exist and fail: the list says what is so, and shrinks with
+//! every Wine that can do more.
+
+/// A test that fails under Wine.
+pub(super) struct Expectation {
+    /// As [`super::test_programs`] names programs.
+    pub(super) program: &'static str,
+    /// The test's whole name.
+    pub(super) test: &'static str,
+    /// What it is that Wine cannot.
+    #[allow(dead_code, reason = "for those who read the list")]
+    pub(super) reason: &'static str,
+}
+
+const fn expect(program: &'static str, test: &'static str, reason: &'static str) -> Expectation {
+    Expectation { program, test, reason }
+}
+
+/// Wine 8, Debian 12's.
+pub(super) const FAILS_UNDER_WINE: &[Expectation] = &[expect(
+    "sys",
+    "file::tests::a_lock_is_not_at_a_path_whose_file_was_removed",
+    "a file that is open keeps its name when it is removed (no FILE_DISPOSITION_POSIX_SEMANTICS)",
+)];
