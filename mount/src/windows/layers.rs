@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use layer::Cancel;
 use serde::{Deserialize, Serialize};
+use sys::process::Process;
 use sys::windows::{HResult, Host};
 
 use super::attached_layer::{attach, attach_scratch, detach, native};
@@ -63,8 +64,10 @@ struct Entry {
     owner: String,
     /// Whether the filter is attached too.
     filter: bool,
-    /// `None`: intended; whoever was at it is dead, or is us.
+    /// `None`: intended.
     volume: Option<String>,
+    /// Who is at it now (`PID:START`); without one, what is only intended was left by somebody who failed.
+    maker: Option<String>,
     target: Option<Target>,
     since: u64,
 }
@@ -74,6 +77,16 @@ struct Target {
     path: String,
     /// An empty folder was there, and is to be there again.
     folder: bool,
+}
+
+impl Entry {
+    /// Whether somebody who lives is at it.
+    fn is_being_made(&self) -> Result<bool> {
+        let maker = self.maker.as_ref().and_then(|maker| maker.parse::<Process>().ok());
+        maker.map_or(Ok(false), |maker| {
+            maker.is_alive().map_err(|error| Error::sys("cannot look for a process", error))
+        })
+    }
 }
 
 impl WindowsLayers {
@@ -116,8 +129,7 @@ impl WindowsLayers {
     ) -> Result<AttachedLayer> {
         layer.check()?;
         self.check_order(layer)?;
-        let mut locked = self.ledger.locked()?;
-        self.attach_locked(&mut locked, &layer.scratch, owner, None, true, |host, retry| {
+        self.attach_recorded(&layer.scratch, owner, None, true, |host, retry| {
             attach(host, layer, retry, cancel)
         })
     }
@@ -132,8 +144,7 @@ impl WindowsLayers {
         owner: &str,
         cancel: &Cancel,
     ) -> Result<AttachedLayer> {
-        let mut locked = self.ledger.locked()?;
-        self.attach_locked(&mut locked, scratch, owner, None, false, |host, retry| {
+        self.attach_recorded(scratch, owner, None, false, |host, retry| {
             attach_scratch(host, scratch, retry, cancel)
         })
     }
@@ -167,22 +178,17 @@ impl WindowsLayers {
         let layer = WindowsLayer::parse(mount)?;
         let folder = self.check_target(&layer, target)?;
         self.check_order(&layer)?;
-        let mut locked = self.ledger.locked()?;
         let intended = Target { path: target.to_string(), folder };
-        let attached = self.attach_locked(
-            &mut locked,
-            &layer.scratch,
-            &target.to_string(),
-            Some(intended),
-            true,
-            |host, retry| {
-                let attached = attach(host, &layer, retry, cancel)?;
-                if let Err(error) = self.link(target, &attached.volume, folder) {
-                    return Err(error.and(detach(host, &layer.scratch, true)));
-                }
-                Ok(attached)
-            },
-        )?;
+        let owner = target.to_string();
+        let linked = |host: &dyn Host, retry: &Retry| {
+            let attached = attach(host, &layer, retry, cancel)?;
+            match self.link(target, &attached.volume, folder) {
+                Ok(()) => Ok(attached),
+                Err(error) => Err(error.and(detach(host, &layer.scratch, true))),
+            }
+        };
+        let attached =
+            self.attach_recorded(&layer.scratch, &owner, Some(intended), true, linked)?;
         let volume = format!(r"{}\", attached.volume);
         Ok(MountedLayer { target: target.clone(), volume, read_only: layer.read_only })
     }
@@ -218,12 +224,16 @@ impl WindowsLayers {
     pub fn reconcile(&self, alive: &dyn Fn(&str) -> bool) -> Result<LayerReconcileReport> {
         let mut locked = self.ledger.locked()?;
         let mut report = LayerReconcileReport::default();
-        let dead = |entry: &Entry| entry.volume.is_none() || !alive(&entry.owner);
-        let scratches = locked.state.scratches.iter();
-        let dead: Vec<(String, String)> = scratches
-            .filter(|(_, entry)| dead(entry))
-            .map(|(key, entry)| (key.clone(), entry.scratch.clone()))
-            .collect();
+        let mut dead = Vec::new();
+        for (key, entry) in &locked.state.scratches {
+            let stays = match entry.volume {
+                Some(_) => alive(&entry.owner),
+                None => entry.is_being_made()?,
+            };
+            if !stays {
+                dead.push((key.clone(), entry.scratch.clone()));
+            }
+        }
         for (key, scratch) in dead {
             match self.undo(&mut locked, &key) {
                 Ok(()) => report.undone.push(scratch),
@@ -233,79 +243,107 @@ impl WindowsLayers {
         Ok(report)
     }
 
-    /// Writes the intention, acts, and writes what came of it.
-    fn attach_locked(
+    /// Writes the intention, acts, and writes what came of it. The lock is held for the writing only: trying again takes
+    /// time that others have better uses for.
+    fn attach_recorded(
         &self,
-        locked: &mut Locked<'_, State>,
         scratch: &WindowsPath,
         owner: &str,
         target: Option<Target>,
         filter: bool,
         act: impl FnOnce(&dyn Host, &Retry) -> Result<AttachedLayer>,
     ) -> Result<AttachedLayer> {
-        let key = scratch.key();
-        match locked.state.scratches.get(&key) {
-            Some(Entry { volume: Some(volume), owner: holder, .. }) => {
-                let message = format!(
-                    "the scratch {scratch} is in use: it is attached as {volume} for {holder}"
-                );
-                return Err(Error::new(ErrorKind::Busy, message));
-            }
-            Some(_) => self.undo(locked, &key)?,
-            None => {}
-        }
-        let entry = Entry {
+        let maker = Process::current()
+            .map_err(|error| Error::sys("cannot look at this process", error))?
+            .to_string();
+        let mut entry = Entry {
             scratch: scratch.to_string(),
             owner: owner.to_owned(),
             filter,
             volume: None,
+            maker: Some(maker),
             target,
             since: unix_time_now(),
         };
-        locked.state.scratches.insert(key.clone(), entry);
-        locked.write()?;
+        self.intend(scratch, &entry)?;
         sys::failpoint::hit("layer-intended");
         let attached = act(&*self.host, &self.retry);
         sys::failpoint::hit("layer-attached");
-        match &attached {
+        entry.maker = None;
+        match attached {
             Ok(attached) => {
-                if let Some(entry) = locked.state.scratches.get_mut(&key) {
-                    entry.volume = Some(attached.volume.clone());
-                }
-                if let Err(error) = locked.write() {
-                    return Err(match self.undo(locked, &key) {
-                        Ok(()) => error,
-                        Err(undo) => error.and(vec![undo]),
-                    });
+                entry.volume = Some(attached.volume.clone());
+                match self.record(scratch, Some(&entry)) {
+                    Ok(()) => Ok(attached),
+                    Err(error) => Err(error.and(self.dismantle(&entry)?)),
                 }
             }
-            // What could not be undone stays on record for reconcile.
-            Err(error) if !error.left().is_empty() => {}
-            Err(_) => {
-                locked.state.scratches.remove(&key);
-                // The error that came first is the one to tell; an intention that stays is reconciled.
-                let _ = locked.write();
+            Err(error) => {
+                // What could not be undone stays on record. The error that came first is the one to tell.
+                let left = Some(&entry).filter(|_| !error.left().is_empty());
+                let _ = self.record(scratch, left);
+                Err(error)
             }
         }
-        attached
     }
 
-    /// Undoes everything of an entry, in the order link, filter, disk, and forgets it if all of that is done.
+    /// Takes the scratch for `entry`, after undoing what somebody who failed has left of it.
+    fn intend(&self, scratch: &WindowsPath, entry: &Entry) -> Result<()> {
+        let mut locked = self.ledger.locked()?;
+        let key = scratch.key();
+        let busy = |what: String| {
+            let message = format!("the scratch {scratch} is in use: {what}");
+            Err(Error::new(ErrorKind::Busy, message))
+        };
+        match locked.state.scratches.get(&key) {
+            Some(Entry { volume: Some(volume), owner, .. }) => {
+                return busy(format!("it is attached as {volume} for {owner}"));
+            }
+            Some(other) if other.is_being_made()? => {
+                return busy(format!("it is being attached for {}", other.owner));
+            }
+            Some(_) => self.undo(&mut locked, &key)?,
+            None => {}
+        }
+        locked.state.scratches.insert(key, entry.clone());
+        locked.write()
+    }
+
+    /// Writes what the scratch's entry has become.
+    fn record(&self, scratch: &WindowsPath, entry: Option<&Entry>) -> Result<()> {
+        let mut locked = self.ledger.locked()?;
+        match entry {
+            Some(entry) => locked.state.scratches.insert(scratch.key(), entry.clone()),
+            None => locked.state.scratches.remove(&scratch.key()),
+        };
+        locked.write()
+    }
+
+    /// Undoes everything of an entry, and forgets it if all of that is done.
     fn undo(&self, locked: &mut Locked<'_, State>, key: &str) -> Result<()> {
         let Some(entry) = locked.state.scratches.get(key).cloned() else { return Ok(()) };
-        let scratch = WindowsPath::parse(&entry.scratch)?;
-        let mut errors = Vec::new();
-        if let Some(target) = &entry.target {
-            errors.extend(self.unlink(target, entry.volume.as_deref()).err());
+        if entry.volume.is_none() && entry.is_being_made()? {
+            let message = format!("the scratch {} is being attached", entry.scratch);
+            return Err(Error::new(ErrorKind::Busy, message));
         }
-        errors.extend(detach(&*self.host, &scratch, entry.filter));
-        let mut errors = errors.into_iter();
+        let mut errors = self.dismantle(&entry)?.into_iter();
         if let Some(first) = errors.next() {
             return Err(first.and(errors.collect()));
         }
         sys::failpoint::hit("layer-detached");
         locked.state.scratches.remove(key);
         locked.write()
+    }
+
+    /// Undoes everything of an entry, in the order link, filter, disk; what failed.
+    fn dismantle(&self, entry: &Entry) -> Result<Vec<Error>> {
+        let scratch = WindowsPath::parse(&entry.scratch)?;
+        let mut errors = Vec::new();
+        if let Some(target) = &entry.target {
+            errors.extend(self.unlink(target, entry.volume.as_deref()).err());
+        }
+        errors.extend(detach(&*self.host, &scratch, entry.filter));
+        Ok(errors)
     }
 
     fn link(&self, target: &WindowsPath, volume: &str, folder: bool) -> Result<()> {

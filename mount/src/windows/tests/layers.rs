@@ -241,12 +241,28 @@ fn a_scratch_is_attached_for_one_at_a_time() {
     assert_eq!(error.kind(), ErrorKind::Busy);
     assert!(error.to_string().contains(TARGET), "{error}");
     assert!(bench.recorder.take_lines().is_empty());
-    // What a process that died was at is undone first.
+    // What a process that died was at is undone first; what one that lives is at is not.
     let ledger = bench.place.run().join("windows-layers.ledger");
-    let text = std::fs::read_to_string(&ledger).unwrap();
-    let json =
-        text[9..].trim_end().replace(&format!("\"{}\"", VOLUME.replace('\\', r"\\")), "null");
-    std::fs::write(&ledger, format!("{:08x} {json}\n", crc32c::crc32c(json.as_bytes()))).unwrap();
+    let intended_by = |maker: &str| {
+        let text = std::fs::read_to_string(&ledger).unwrap();
+        let mut json: serde_json::Value = serde_json::from_str(&text[9..]).unwrap();
+        let entries = json["state"]["scratches"].as_object_mut().unwrap();
+        for entry in entries.values_mut() {
+            entry["volume"] = serde_json::Value::Null;
+            entry["maker"] = maker.into();
+        }
+        let json = json.to_string();
+        let sum = crc32c::crc32c(json.as_bytes());
+        std::fs::write(&ledger, format!("{sum:08x} {json}\n")).unwrap();
+    };
+    intended_by(&sys::process::Process::current().unwrap().to_string());
+    let error = bench.layers.mount(&mount(), &other, &Cancel::new()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Busy);
+    assert!(error.to_string().contains("is being attached"), "{error}");
+    assert_eq!(bench.layers.reconcile(&|_| false).unwrap(), LayerReconcileReport::default());
+    assert_eq!(bench.layers.unmount(&path_of(TARGET)).unwrap_err().kind(), ErrorKind::Busy);
+    assert!(bench.recorder.take_lines().is_empty());
+    intended_by(&format!("{}:1", std::process::id()));
     bench.layers.mount(&mount(), &other, &Cancel::new()).unwrap();
     let lines = bench.recorder.take_lines();
     assert_eq!(lines[..4], UNMOUNTING);
@@ -361,4 +377,25 @@ fn missing_privileges_are_told_at_once() {
         let activations = activations.iter().filter(|line| *line == ACTIVATE).count();
         assert_eq!(activations, 1, "that does not pass by waiting");
     }
+}
+
+/// While one waits to try again, another is served.
+#[test]
+fn who_tries_again_is_in_nobodys_way() {
+    let pause = Duration::from_secs(600);
+    let bench = Bench::with(Retry { pause, longest_pause: pause, ..Retry::default() });
+    bench.recorder.fail_once("PrepareLayer", HResult::NOT_READY);
+    let cancel = Cancel::new();
+    std::thread::scope(|scope| {
+        let slow = scope.spawn(|| bench.layers.mount(&mount(), &path_of(TARGET), &cancel));
+        while bench.recorder.lines().last().is_none_or(|line| line != DEACTIVATE) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let other = path_of(r"C:\layers\4");
+        bench.layers.attach_scratch(&other, "other", &Cancel::new()).unwrap();
+        assert!(bench.layers.detach(&other).unwrap());
+        cancel.cancel();
+        assert_eq!(slow.join().unwrap().unwrap_err().kind(), ErrorKind::Cancelled);
+    });
+    assert_eq!(bench.layers.reconcile(&|_| false).unwrap(), LayerReconcileReport::default());
 }
