@@ -165,7 +165,6 @@ impl Error {
     }
 
     /// The same with more to say behind its text.
-    #[cfg(target_os = "linux")]
     pub(crate) fn with_more(self, more: &str) -> Self {
         let message = format!("{self}; {more}");
         let cause = std::error::Error::source(&self).map(|cause| cause.to_string().into());
