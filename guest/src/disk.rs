@@ -1,5 +1,6 @@
 //! Disks on SCSI buses, by controller and logical unit, and persistent memory by number.
 
+use std::cell::OnceCell;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -21,7 +22,7 @@ const CONTROLLERS: u8 = 4;
 /// Logical units a controller can have.
 const LUNS: u8 = 64;
 /// Between two looks for a device that is coming.
-const LOOK: Duration = Duration::from_millis(5);
+const LOOK: Duration = Duration::from_millis(1);
 
 /// Where the kernel tells of devices, and how long one may take to come.
 #[derive(Debug, Clone)]
@@ -132,8 +133,13 @@ impl Devices {
             0 => what,
             number => format!("partition {number} of {what}"),
         };
+        // Controllers stay where they are; looking for one takes longer than looking for a disk.
+        let place = OnceCell::new();
         self.until(&what, || {
-            let Some(block) = self.device_directory(disk).map(|path| path.join("block")) else {
+            let Some(block) = place.get().cloned().or_else(|| {
+                let block = self.device_directory(disk)?.join("block");
+                Some(place.get_or_init(|| block).clone())
+            }) else {
                 return Ok(None);
             };
             let Some(name) = names(&block).into_iter().next() else { return Ok(None) };

@@ -9,7 +9,9 @@ use crate::dial::Dial;
 use crate::{Error, Result};
 
 /// The largest message the client asks for; the server may answer with less.
-const MESSAGE: u32 = 256 << 10;
+const MESSAGE: u32 = 512 << 10;
+/// What may be on its way to the client: a message, and the beginning of the next.
+const BUFFER: u64 = 1 << 20;
 
 /// Dials the share's port and mounts it at `target`, which exists. The kernel keeps the connection.
 pub(crate) fn mount(dial: &dyn Dial, share: &MappedDirectory, target: &Path) -> Result<()> {
@@ -22,6 +24,8 @@ pub(crate) fn mount(dial: &dyn Dial, share: &MappedDirectory, target: &Path) -> 
         return Err(Error::invalid(format!("{:?} is no name of a share", share.share_name)));
     }
     let connection = dial.dial(port)?;
+    // Faster with it, and no worse without.
+    let _ = sys::set_vsock_buffer(&connection, BUFFER);
     let descriptor = connection.as_raw_fd();
     // `cache=mmap` for programs that map files to write them; nothing else is kept, so what changes on the host is
     // seen at once.

@@ -90,5 +90,5 @@ pub use unmount::{unmount, unmount_lazily};
 #[cfg(target_os = "linux")]
 pub use user_namespace::UserNamespace;
 #[cfg(target_os = "linux")]
-pub use vsock::connect_vsock;
+pub use vsock::{connect_vsock, set_vsock_buffer};
 pub use writeback::{Writeback, start_writeback};

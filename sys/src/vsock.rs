@@ -38,3 +38,30 @@ pub fn connect_vsock(context: u32, port: u32) -> Result<UnixStream> {
         _ => Err(failed(std::io::Error::last_os_error())),
     }
 }
+
+/// Lets `bytes` be on their way to a connected socket until it has read some; 256 KiB otherwise. A message longer than that
+/// waits in its middle for word from the reader.
+///
+/// # Errors
+/// `ENOPROTOOPT` if it is not a socket of vsock.
+#[expect(unsafe_code, reason = "rustix has no options of vsock")]
+pub fn set_vsock_buffer(socket: &UnixStream, bytes: u64) -> Result<()> {
+    // SO_VM_SOCKETS_BUFFER_MAX_SIZE and SO_VM_SOCKETS_BUFFER_SIZE of linux/vm_sockets.h; the first bounds the other.
+    for option in [2, 0] {
+        // SAFETY: the pointer is to an initialised number of the length that is passed, which is only read.
+        let result = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::AF_VSOCK,
+                option,
+                std::ptr::from_ref(&bytes).cast(),
+                size_of::<u64>() as libc::socklen_t,
+            )
+        };
+        if result != 0 {
+            let call = format!("setsockopt(AF_VSOCK, {option}, {bytes})");
+            return Err(Error::new(call, std::io::Error::last_os_error()));
+        }
+    }
+    Ok(())
+}
