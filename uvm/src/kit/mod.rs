@@ -7,6 +7,7 @@
 //! ```
 
 mod cpio;
+mod kernel;
 mod modules;
 mod programs;
 
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, ErrorKind, Result};
 use cpio::Cpio;
+pub use modules::{Lacking, lacking};
 
 /// Where the kit is if nobody says otherwise.
 pub const DEFAULT_KIT: &str = "/usr/lib/plywood/vm";
@@ -41,7 +43,8 @@ struct About {
 /// What a kit is made of.
 #[derive(Debug)]
 pub struct KitSources<'a> {
-    /// The kernel: a bzImage, or an ELF file with a PVH entry, which boots a second earlier under emulation.
+    /// The kernel: a bzImage, or an ELF file with a PVH entry. The ELF file in a bzImage is taken out where it is packed with
+    /// zstd, because it boots a second earlier under emulation.
     pub kernel: &'a Path,
     /// Its modules: a `/lib/modules/VERSION`.
     pub modules: &'a Path,
@@ -113,7 +116,8 @@ impl Kit {
         let kernel = std::fs::read(sources.kernel).map_err(|error| {
             Error::io(format!("cannot read {}", sources.kernel.display()), error)
         })?;
-        replace(&kit.kernel(), |file| file.write_all(&kernel))?;
+        let unpacked = kernel::unpack(&kernel)?;
+        replace(&kit.kernel(), |file| file.write_all(unpacked.as_ref().unwrap_or(&kernel)))?;
         let content = Content::collect(sources)?;
         replace(&kit.initramfs(), |file| content.write(file))?;
         let about = serde_json::to_vec_pretty(&kit.about)

@@ -31,6 +31,53 @@ pub(super) const WANTED: &[&str] = &[
     "virtio-rng",
 ];
 
+/// Something that a guest cannot do, because its kernel lacks a module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lacking {
+    /// The module's name.
+    pub module: &'static str,
+    /// What takes it.
+    pub what: &'static str,
+}
+
+/// What takes which module. Kernels for clouds lack some.
+const USES: &[Lacking] = &[
+    Lacking { module: "virtio_scsi", what: "disks" },
+    Lacking { module: "sd_mod", what: "disks" },
+    Lacking { module: "erofs", what: "layer images" },
+    Lacking { module: "overlay", what: "containers of more than one layer" },
+    Lacking { module: "ext4", what: "scratches" },
+    Lacking {
+        module: "vmw_vsock_virtio_transport",
+        what: "bind mounts, and what containers read and print",
+    },
+    Lacking { module: "9p", what: "bind mounts" },
+    Lacking { module: "9pnet_fd", what: "bind mounts" },
+    Lacking { module: "dm_verity", what: "layers with a root hash" },
+    Lacking { module: "dm_crypt", what: "encrypted scratches" },
+    Lacking { module: "xfs", what: "encrypted scratches" },
+    Lacking { module: "nd_pmem", what: "persistent memory" },
+];
+
+/// What a kernel lacks, by its modules below `tree` (a `/lib/modules/VERSION`) and its list of what is built in.
+///
+/// # Errors
+/// If they cannot be read.
+pub fn lacking(tree: &Path) -> Result<Vec<Lacking>> {
+    let mut files = BTreeMap::new();
+    find(&tree.join("kernel"), &mut files, 0)?;
+    let list = tree.join("modules.builtin");
+    let built_in = std::fs::read_to_string(&list)
+        .map_err(|error| Error::io(format!("cannot read {}", list.display()), error))?;
+    let built_in: Vec<String> = built_in
+        .lines()
+        .filter_map(|line| line.rsplit('/').next()?.strip_suffix(".ko"))
+        .map(canonical)
+        .collect();
+    let has = |name: &str| files.contains_key(name) || built_in.iter().any(|module| module == name);
+    Ok(USES.iter().filter(|entry| !has(entry.module)).copied().collect())
+}
+
 /// A module, loadable as it is.
 pub(super) struct Module {
     pub(super) name: String,
@@ -126,6 +173,23 @@ fn dependencies(module: &[u8]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn what_a_kernel_lacks_is_neither_a_module_nor_built_in() {
+        let tree = tempfile::tempdir().unwrap();
+        assert!(super::lacking(tree.path()).is_err());
+        let modules = tree.path().join("kernel/fs");
+        std::fs::create_dir_all(&modules).unwrap();
+        let names =
+            super::USES.iter().map(|entry| entry.module).filter(|name| !name.starts_with("9p"));
+        for name in names.filter(|name| *name != "ext4") {
+            std::fs::write(modules.join(format!("{}.ko.xz", name.replace('_', "-"))), "").unwrap();
+        }
+        let list = tree.path().join("modules.builtin");
+        std::fs::write(list, "kernel/fs/ext4/ext4.ko\nkernel/net/9p/9pnet_fd.ko\n").unwrap();
+        let lacking = super::lacking(tree.path()).unwrap();
+        assert_eq!(lacking, [super::Lacking { module: "9p", what: "bind mounts" }]);
+    }
+
     #[test]
     fn a_module_says_what_it_needs() {
         let module = b"\x7fELF\0license=GPL\0depends=jbd2,mbcache\0softdep=pre: crc32c post: late\0depends=\0";

@@ -154,7 +154,8 @@ impl Config {
             Accelerator::Kvm => "kvm",
         };
         let processor = match self.accelerator {
-            Accelerator::Tcg => "max",
+            // The translator takes a byte a step in what these promise to be fast; without them the kernel moves words.
+            Accelerator::Tcg => "max,-erms,-fsrm",
             Accelerator::Kvm => "host",
         };
         let nvdimm = if self.pmem_devices > 0 { ",nvdimm=on" } else { "" };

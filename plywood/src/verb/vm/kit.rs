@@ -8,7 +8,7 @@ use uvm::kit::{GUEST_PROGRAMS, Kit, KitSources};
 
 use crate::Session;
 use crate::cli::VmMakeKitArgs;
-use crate::exit::{Exit, Failure};
+use crate::exit::{self, Exit, Failure};
 
 /// Our agent's name, and where packages put it.
 const GUEST: &str = "plywood-guest";
@@ -20,6 +20,15 @@ pub(super) fn make(session: &mut Session, args: &VmMakeKitArgs) -> Result<()> {
     let sources =
         KitSources { kernel: &kernel, modules: &modules, guest: &guest, programs: GUEST_PROGRAMS };
     let kit = Kit::build(&args.directory, &sources)?;
+    // Without the list of what is built in nobody can tell.
+    for lacking in uvm::kit::lacking(&modules).unwrap_or_default() {
+        exit::warn(&format!(
+            "kernel {} has no {}: {} will not work",
+            kit.release(),
+            lacking.module,
+            lacking.what
+        ));
+    }
     if session.output.is_json() {
         return session.output.json(&json!({
             "directory": args.directory.display().to_string(),
