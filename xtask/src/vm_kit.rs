@@ -64,20 +64,16 @@ fn kernel() -> Result<Kernel> {
     }
     program::run(Command::new("dpkg-deb").arg("-x").arg(&package).arg(&staging))?;
     std::fs::remove_file(&package).context("cannot remove a package")?;
-    let packed = one(&staging.join("boot"), "vmlinuz-")?;
-    let data =
-        std::fs::read(&packed).with_context(|| format!("cannot read {}", packed.display()))?;
-    std::fs::write(staging.join("vmlinux"), elf_of(&data)?).context("cannot write the kernel")?;
     std::fs::rename(&staging, &home).context("cannot put the kernel in its place")?;
     unpacked(&home)?.context("the kernel's package has no modules")
 }
 
 fn unpacked(home: &Path) -> Result<Option<Kernel>> {
-    let image = home.join("vmlinux");
-    if !image.is_file() {
+    if !home.is_dir() {
         return Ok(None);
     }
-    Ok(Some(Kernel { image, modules: one(&home.join("lib/modules"), "")? }))
+    let (image, modules) = (one(&home.join("boot"), "vmlinuz-")?, home.join("lib/modules"));
+    Ok(Some(Kernel { image, modules: one(&modules, "")? }))
 }
 
 fn one(directory: &Path, prefix: &str) -> Result<PathBuf> {
@@ -92,27 +88,13 @@ fn one(directory: &Path, prefix: &str) -> Result<PathBuf> {
     bail!("there is no {prefix}* in {}", directory.display())
 }
 
-/// The kernel inside of a bzImage (x86 boot protocol 2.08: where the payload is, and how long). It enters by PVH, and
-/// so an emulated processor need not unpack it, which takes a second.
-fn elf_of(image: &[u8]) -> Result<Vec<u8>> {
-    const SETUP_SECTORS: usize = 0x1f1;
-    const MAGIC: usize = 0x202;
-    const PAYLOAD_OFFSET: usize = 0x248;
-    const PAYLOAD_LENGTH: usize = 0x24c;
-    let number = |at: usize| -> Result<usize> {
-        let bytes = image.get(at..at + 4).context("the kernel is cut short")?;
-        Ok(u32::from_le_bytes(bytes.try_into()?) as usize)
-    };
-    ensure!(image.get(MAGIC..MAGIC + 4) == Some(b"HdrS"), "not a bzImage");
-    let setup = (usize::from(image[SETUP_SECTORS]) + 1) * 512;
-    let start = setup + number(PAYLOAD_OFFSET)?;
-    // The last four bytes are the size of what is unpacked.
-    let end = start + number(PAYLOAD_LENGTH)? - 4;
-    let payload = image.get(start..end).context("the kernel is cut short")?;
-    ensure!(payload.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]), "the kernel is not packed with zstd");
-    let elf = zstd::decode_all(payload).context("cannot unpack the kernel")?;
-    ensure!(elf.starts_with(b"\x7fELF"), "there is no ELF file in the kernel");
-    Ok(elf)
+/// A module of the kit's kernel that the guest has not, unpacked; `name` is its path below `kernel`.
+pub(crate) fn module(name: &str) -> Result<Vec<u8>> {
+    let packed = kernel()?.modules.join("kernel").join(format!("{name}.xz"));
+    let output = Command::new("xz").arg("-dc").arg("--").arg(&packed).output();
+    let output = output.context("cannot start xz (package xz-utils)")?;
+    ensure!(output.status.success(), "cannot unpack {}", packed.display());
+    Ok(output.stdout)
 }
 
 /// `plywood-guest`, which is PID 1 of a system without a loader for it, built.

@@ -5,6 +5,7 @@ mod cim;
 mod containers;
 mod data;
 mod imports;
+mod machines;
 mod measure;
 mod peers;
 mod private;
@@ -98,6 +99,8 @@ const ROWS: &[(&str, Measurement)] = &[
     ("containerd-1.7", Several(containers::rows_1_7)),
     ("containerd-2.1", Several(containers::rows_2_1)),
     ("start", One(containers::start)),
+    ("vm", Several(machines::rows)),
+    ("vm-warm", Several(machines::warm)),
 ];
 
 pub(crate) fn bench(arguments: &BenchArguments) -> Result<()> {
@@ -121,6 +124,8 @@ pub(crate) fn bench(arguments: &BenchArguments) -> Result<()> {
         program::run(&mut program::cargo(release))?;
         let probe = ["build", "--release", "--package", "xtask", "--features", "probe"];
         program::run(program::cargo(probe).args(["--bin", "plywood-probe"]))?;
+        let probe = ["build", "--release", "--package", "xtask", "--features", "machine-probe"];
+        program::run(program::cargo(probe).args(["--bin", "plywood-machine-probe"]))?;
     }
     let built = |name: &str| workspace::target().join("release").join(name);
     let windows = windows::build(&workspace::target().join("windows"))?;

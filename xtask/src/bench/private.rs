@@ -78,7 +78,7 @@ fn write(path: &Path, measured: &[(&str, Vec<Series>)]) -> Result<()> {
 
 /// What came out.
 #[derive(Debug)]
-pub(super) struct Measured(Value);
+pub(super) struct Measured(pub(super) Value);
 
 impl Measured {
     /// The series of one measurement.
