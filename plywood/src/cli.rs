@@ -4,10 +4,17 @@ mod cim;
 mod erofs;
 mod image;
 mod mount;
+#[cfg(target_os = "linux")]
+#[path = "cli/linux_places.rs"]
+mod places;
+#[cfg(windows)]
+#[path = "cli/windows_places.rs"]
+mod places;
 mod run;
 mod serve;
 mod snapshot;
 mod vm;
+mod wclayer;
 
 use std::path::PathBuf;
 
@@ -36,6 +43,9 @@ pub(crate) use self::snapshot::{
 };
 pub(crate) use self::vm::{
     Accel, VmArgs, VmAttachArgs, VmConsoleArgs, VmDetachArgs, VmMakeKitArgs, VmStopArgs, VmVerb,
+};
+pub(crate) use self::wclayer::{
+    WclayerArgs, WclayerExportArgs, WclayerImportArgs, WclayerPathArgs, WclayerVerb,
 };
 
 /// The whole command line as clap sees it, for completions and man pages.
@@ -86,7 +96,7 @@ pub(crate) struct Global {
         global = true,
         env = "PLYWOOD_ROOT",
         hide_env_values = true,
-        default_value = "/var/lib/plywood",
+        default_value = places::ROOT,
         value_name = "DIR",
         display_order = 900
     )]
@@ -97,7 +107,7 @@ pub(crate) struct Global {
         global = true,
         env = "PLYWOOD_RUN",
         hide_env_values = true,
-        default_value = "/run/plywood",
+        default_value = places::RUN,
         value_name = "DIR",
         display_order = 901
     )]
@@ -158,6 +168,9 @@ pub(crate) enum Verb {
     /// Look after the virtual machines that containers run in.
     #[command(subcommand)]
     Vm(VmVerb),
+    /// Handle layers of Windows' own filter, as hcsshim's tool of that name does.
+    #[command(subcommand)]
+    Wclayer(WclayerVerb),
     /// Delete what nothing refers to.
     Gc(GcArgs),
     /// Check the store and the mounts, and repair what can be repaired.

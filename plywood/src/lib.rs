@@ -20,7 +20,6 @@ mod linux;
 mod output;
 #[cfg(target_os = "linux")]
 mod output_file;
-#[cfg(target_os = "linux")]
 mod places;
 #[cfg(target_os = "linux")]
 mod store_handle;

@@ -43,6 +43,7 @@ fn dispatch(session: &mut Session, verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Umount(args) => verb::mount::umount(session, &args)?,
         Verb::Run(args) => return verb::run::run(session, &args),
         Verb::Vm(verb) => verb::vm::vm(session, &verb)?,
+        Verb::Wclayer(verb) => verb::wclayer::wclayer(session, &verb)?,
         Verb::Gc(args) => verb::house::gc(session, &args)?,
         Verb::Fsck(args) => return verb::house::fsck(session, &args),
         Verb::Doctor(args) => return verb::doctor::doctor(session, &args),

@@ -54,6 +54,7 @@ impl Places {
             verb,
             Verb::Erofs(_)
                 | Verb::Version(_)
+                | Verb::Wclayer(_)
                 | Verb::Serve(_)
                 | Verb::Config(_)
                 | Verb::ContainerdConfig(_)
@@ -80,7 +81,7 @@ impl Places {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     use clap::FromArgMatches as _;
 

@@ -5,7 +5,6 @@ mod changes;
 pub(crate) mod cim;
 #[cfg(target_os = "linux")]
 pub(crate) mod containerd_config;
-#[cfg(target_os = "linux")]
 pub(crate) mod doctor;
 pub(crate) mod erofs;
 #[cfg(target_os = "linux")]
@@ -20,7 +19,6 @@ mod import;
 pub(crate) mod mount;
 #[cfg(target_os = "linux")]
 pub(crate) mod run;
-#[cfg(target_os = "linux")]
 pub(crate) mod serve;
 #[cfg(target_os = "linux")]
 pub(crate) mod snapshot;
@@ -29,6 +27,8 @@ mod unpack_target;
 pub(crate) mod version;
 #[cfg(target_os = "linux")]
 pub(crate) mod vm;
+pub(crate) mod wclayer;
+
 /// The answer of a verb that this host cannot have.
 #[cfg(windows)]
 fn only_on_linux(what: &str) -> anyhow::Result<()> {

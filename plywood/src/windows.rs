@@ -1,5 +1,6 @@
-//! The program on Windows: what reads image files.
+//! The program on Windows: what reads image files, layers of the Windows filter, the daemon.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::bail;
@@ -8,10 +9,14 @@ use clap::ArgMatches;
 use crate::cli::{Cli, Verb};
 use crate::exit::{Exit, Failure};
 use crate::output::Output;
+use crate::places::Places;
 use crate::verb;
 
-/// What a verb is given: where its result goes.
+/// What a verb is given: where things are, and where its result goes.
 pub(crate) struct Session {
+    pub(crate) run: PathBuf,
+    /// The directories and the pipe that were named by flags, for whom the configuration's file counts too.
+    pub(crate) given: Vec<(&'static str, PathBuf)>,
     pub(crate) output: Output,
 }
 
@@ -19,7 +24,9 @@ pub(crate) struct Session {
 pub(crate) fn end_if_cancelled() {}
 
 pub(crate) fn perform(cli: Cli, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
-    let mut session = Session { output: Output::new(cli.global.format) };
+    let places = Places::new(matches, &cli.global).configured(&cli.verb)?;
+    let output = Output::new(cli.global.format);
+    let mut session = Session { run: places.run, given: places.flagged, output };
     let name = matches.subcommand_name().unwrap_or_default();
     let result = dispatch(&mut session, cli.verb, name);
     // What was printed before a failure belongs before its message.
@@ -32,6 +39,10 @@ fn dispatch(session: &mut Session, verb: Verb, name: &str) -> anyhow::Result<Exi
     match verb {
         Verb::Cim(verb) => return verb::cim::cim(session, &verb),
         Verb::Erofs(verb) => return verb::erofs::erofs(session, &verb),
+        Verb::Wclayer(verb) => verb::wclayer::wclayer(session, &verb)?,
+        Verb::Doctor(args) => return verb::doctor::doctor(session, &args),
+        Verb::Serve(args) => verb::serve::serve(session, &args)?,
+        Verb::Config(verb) => verb::serve::config(session, &verb)?,
         Verb::Version(_) => verb::version::version(session)?,
         _ => bail!(Failure::new(Exit::NotSupported, format!("`plywood {name}` is only on Linux"))),
     }

@@ -2,6 +2,12 @@
 //! it came from.
 
 mod file;
+#[cfg(target_os = "linux")]
+#[path = "config/linux_places.rs"]
+mod places;
+#[cfg(windows)]
+#[path = "config/windows_places.rs"]
+mod places;
 mod settings;
 
 use std::collections::BTreeMap;
@@ -14,7 +20,7 @@ use self::settings::{SETTINGS, Setting};
 use crate::error::{Error, Result};
 
 /// Where the configuration is looked for when no file is named.
-pub const DEFAULT_FILE: &str = "/etc/plywood/config.toml";
+pub const DEFAULT_FILE: &str = places::FILE;
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,6 +98,9 @@ pub struct Config {
     pub differ_concurrency: usize,
     /// containerd's socket, for the content of layers.
     pub containerd_address: PathBuf,
+    /// How layers are kept.
+    #[cfg(windows)]
+    pub windows_layers: store::HostForm,
     file: Option<PathBuf>,
     flags: Vec<Flag>,
     sources: BTreeMap<&'static str, Source>,
@@ -100,9 +109,9 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            root: "/var/lib/plywood".into(),
-            run: "/run/plywood".into(),
-            address: "/run/plywood/plywood.sock".into(),
+            root: places::ROOT.into(),
+            run: places::RUN.into(),
+            address: places::address(Path::new(places::RUN)),
             log_level: LogLevel::Info,
             log_format: LogFormat::Text,
             metrics_address: None,
@@ -110,7 +119,9 @@ impl Default for Config {
             userxattr: false,
             scratch_size: None,
             differ_concurrency: std::thread::available_parallelism().map_or(2, usize::from),
-            containerd_address: "/run/containerd/containerd.sock".into(),
+            containerd_address: places::CONTAINERD.into(),
+            #[cfg(windows)]
+            windows_layers: store::HostForm::Folders,
             file: None,
             flags: Vec::new(),
             sources: BTreeMap::new(),
@@ -164,7 +175,7 @@ impl Config {
         }
         config.flags = flags;
         if !config.sources.contains_key("address") {
-            config.address = config.run.join("plywood.sock");
+            config.address = places::address(&config.run);
         }
         Ok(config)
     }

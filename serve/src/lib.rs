@@ -27,26 +27,22 @@ pub mod control;
 #[cfg(target_os = "linux")]
 mod diff;
 mod error;
-#[cfg(target_os = "linux")]
 mod logging;
-#[cfg(target_os = "linux")]
 mod metrics;
 #[cfg(target_os = "linux")]
 mod mounts;
 #[cfg(target_os = "linux")]
 mod server;
-#[cfg(target_os = "linux")]
 mod service;
 #[cfg(target_os = "linux")]
 mod signals;
-#[cfg(target_os = "linux")]
 mod snapshots;
 #[cfg(target_os = "linux")]
 mod socket;
-#[cfg(target_os = "linux")]
 mod status;
-#[cfg(target_os = "linux")]
 mod text;
+#[cfg(windows)]
+mod windows;
 
 pub use cause::{CauseKind, RemoteCause};
 pub use config::{Config, Configured, DEFAULT_FILE, Flag, LogFormat, LogLevel, MountForm, Source};
@@ -56,3 +52,5 @@ pub use error::{Error, ErrorKind, Result};
 pub use server::{in_process, in_process_on, run};
 #[cfg(target_os = "linux")]
 pub use snapshots::key_of;
+#[cfg(windows)]
+pub use windows::{connect, run, serve_on};

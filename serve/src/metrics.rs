@@ -1,11 +1,14 @@
 //! What is counted, for Prometheus.
 
+#[cfg(target_os = "linux")]
 mod exporter;
 
+#[cfg(target_os = "linux")]
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+#[cfg(target_os = "linux")]
 use mount::ReconcileReport;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -17,8 +20,10 @@ use prometheus_client::registry::{Registry, Unit};
 use store::{Collected, Swept};
 use tonic::Code;
 
+#[cfg(target_os = "linux")]
 pub(crate) use exporter::Exporter;
 
+#[cfg(target_os = "linux")]
 use crate::service::Service;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -172,6 +177,7 @@ impl Metrics {
     }
 
     /// Counts what comparing mounts with the journal did.
+    #[cfg(target_os = "linux")]
     pub(crate) fn reconciled(&self, report: &ReconcileReport) {
         let counts = [
             ("undone", report.undone.len()),
@@ -183,6 +189,7 @@ impl Metrics {
     }
 
     /// Everything in the text format, with what is not counted but looked up.
+    #[cfg(target_os = "linux")]
     fn text(&self, service: &Service) -> Result<String, std::fmt::Error> {
         if let Ok(volumes) = service.registry().volumes() {
             self.volumes.set(i64::try_from(volumes.len()).unwrap_or(i64::MAX));
@@ -207,6 +214,7 @@ fn count<const N: usize>(family: &Family<ByResult, Counter>, counts: [(&'static 
     }
 }
 
+#[cfg(target_os = "linux")]
 fn length(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |metadata| metadata.len())
 }

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+#[cfg(target_os = "linux")]
 use mount::Registry;
 use store::{Remains, Store};
 use tokio::sync::{Semaphore, oneshot};
@@ -10,6 +11,8 @@ use tonic::Status;
 
 use crate::config::Config;
 use crate::metrics::Metrics;
+#[cfg(windows)]
+use crate::windows::Registry;
 
 /// Answered calls that still delete files.
 const DELETIONS: usize = 4;

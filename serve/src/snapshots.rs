@@ -4,13 +4,17 @@
 //! Every call is checked before it changes anything; the store repeats its own checks inside the transaction. A
 //! snapshot that was made holds its volumes from then on, under its own name, until it is removed or committed.
 
+#[cfg(target_os = "linux")]
 mod holding;
+#[cfg(windows)]
+#[path = "snapshots/no_holding.rs"]
+mod holding;
+mod host_mounts;
 mod wire;
 
 use std::pin::Pin;
 
 use layer::Cancel;
-use mount::IdMapping;
 use store::{CommitOptions, Kind, Origin, Remains, Scope, Snapshot};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
@@ -23,7 +27,9 @@ use crate::metrics::LayerWork;
 use crate::service::Service;
 use crate::{status, text};
 
+#[cfg(target_os = "linux")]
 pub use holding::key_of;
+#[cfg(target_os = "linux")]
 pub(crate) use holding::trim;
 
 /// The service for the daemon's socket.
@@ -75,8 +81,7 @@ impl Snapshots {
             let scope = scope(service);
             let parent = Some(parent.as_slice());
             // Looked at first: a label that means nothing makes no snapshot.
-            let mapping =
-                IdMapping::from_labels(&labels).map_err(|error| status::of_mount(&error))?;
+            let mapping = holding::mapping(&labels)?;
             let made = match kind {
                 Kind::View => scope.view(&key, parent, labels),
                 _ => {
@@ -104,20 +109,11 @@ fn undo(service: &Service, made: &Snapshot) {
 fn unlink<'s>(service: &'s Service, key: &[u8]) -> Result<Remains<'s>, Status> {
     let scope = scope(service);
     let snapshot = scope.stat(key).map_err(|error| status::of_store(&error))?;
-    if let Some(scratch) = service.store().scratch_of(&snapshot) {
-        let users = service.registry().users_of(&scratch).unwrap_or_else(|error| {
-            // Of no use for the answer: what is in use then stays, and the next sweep takes it.
-            tracing::warn!("cannot find out who uses {}: {}", text::key(key), status::line(&error));
-            Vec::new()
-        });
-        if !users.is_empty() {
-            let message = format!(
-                "cannot remove snapshot {}: in use by {}",
-                text::key(key),
-                users.join(", ")
-            );
-            return Err(Status::failed_precondition(message));
-        }
+    let users = holding::users(service, &snapshot);
+    if !users.is_empty() {
+        let message =
+            format!("cannot remove snapshot {}: in use by {}", text::key(key), users.join(", "));
+        return Err(Status::failed_precondition(message));
     }
     if snapshot.kind != Kind::Committed {
         match holding::give_back(service, &snapshot) {
@@ -158,7 +154,7 @@ fn commit(
 /// Unmounts what nobody holds, then deletes what nothing needs: layers of removed snapshots, and leftovers.
 fn cleanup(service: &Service) -> Result<Remains<'_>, Status> {
     holding::trim(service)?;
-    let mounted = service.registry().mounted_layers().map_err(|error| status::of_mount(&error))?;
+    let mounted = holding::mounted(service)?;
     let (collected, remains) = service
         .store()
         .unlink_unneeded(&|layer| mounted.contains(layer.as_str()))

@@ -18,6 +18,8 @@ mod handle;
 mod hresult;
 mod layers;
 mod offline_registry;
+#[cfg(all(windows, feature = "named-pipe"))]
+mod pipe;
 #[cfg(any(test, feature = "recording"))]
 pub mod recording;
 #[cfg(any(test, windows))]
@@ -39,6 +41,8 @@ pub use handle::{CimImage, CimStream, ComputeSystem, Disk, Hive};
 pub use hresult::{HResult, RetryClass};
 pub use layers::{LAYER_DIRTY, LayerApi, LayerDescriptor};
 pub use offline_registry::OfflineRegistry;
+#[cfg(all(windows, feature = "named-pipe"))]
+pub use pipe::create_pipe;
 pub use storage::StorageApi;
 #[cfg(windows)]
 pub use system::System;

@@ -35,6 +35,8 @@ use crate::cli::CimVerb;
 use crate::exit::{Exit, Failure};
 
 #[cfg(target_os = "linux")]
+pub(super) use self::transfer::import;
+#[cfg(target_os = "linux")]
 use linux as imp;
 #[cfg(windows)]
 use windows as imp;
@@ -72,6 +74,17 @@ fn existing(path: &Path) -> Result<(DirectorySet, &str)> {
         anyhow::bail!(Failure::new(Exit::Usage, format!("{} is a directory", path.display())));
     }
     place(path)
+}
+
+/// An image that exists, and its parent in the same directory.
+#[cfg(target_os = "linux")]
+pub(super) fn with_parent<'p>(
+    path: &'p Path,
+    parent: Option<&'p Path>,
+) -> Result<(DirectorySet, &'p str, Option<&'p str>)> {
+    let (set, name) = existing(path)?;
+    let parent = parent.map(|parent| edit::beside(parent, path)).transpose()?;
+    Ok((set, name, parent.map(|(_, name)| name)))
 }
 
 fn open(path: &Path) -> Result<Image<File>> {

@@ -7,8 +7,10 @@ use serve::{Config, Flag};
 use crate::Session;
 use crate::cli::{ConfigShowArgs, ConfigVerb, ServeArgs, SettingArgs};
 use crate::exit::{Exit, Failure};
+#[cfg(target_os = "linux")]
 use crate::host::{Host, require_root};
 
+#[cfg(target_os = "linux")]
 pub(crate) fn serve(session: &Session, args: &ServeArgs) -> Result<()> {
     let config = load(session, &args.settings)?;
     require_root("serving")?;
@@ -17,6 +19,12 @@ pub(crate) fn serve(session: &Session, args: &ServeArgs) -> Result<()> {
     drop(host.store()?);
     host.settle()?;
     serve::run(config).context("cannot serve")
+}
+
+/// As a service where the service manager has started this process, else in the console.
+#[cfg(windows)]
+pub(crate) fn serve(session: &Session, args: &ServeArgs) -> Result<()> {
+    serve::run(load(session, &args.settings)?).context("cannot serve")
 }
 
 pub(crate) fn config(session: &mut Session, verb: &ConfigVerb) -> Result<()> {

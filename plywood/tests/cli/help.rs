@@ -32,7 +32,7 @@ fn every_verb_has_examples() {
     let mut all = Vec::new();
     pages(&mut command, "", &mut all);
     for (path, text) in all {
-        let groups = ["image", "cim", "erofs", "snapshot", "config", "vm"];
+        let groups = ["image", "cim", "erofs", "snapshot", "config", "vm", "wclayer"];
         let group = path.strip_prefix("plywood ").is_some_and(|verb| groups.contains(&verb));
         assert!(group || text.contains("Examples:"), "{path} has no examples");
     }

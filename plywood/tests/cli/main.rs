@@ -10,3 +10,4 @@ mod cim_files;
 mod daemon;
 mod erofs_files;
 mod help;
+mod wclayer;

@@ -167,6 +167,20 @@ pub(super) const SETTINGS: &[Setting] = &[
         },
         get: |config| config.differ_concurrency.to_string(),
     },
+    #[cfg(windows)]
+    Setting {
+        key: "windows.layers",
+        about: "How layers are kept: windows (folders, which containerd's own differ fills), or cimfs.",
+        reloadable: false,
+        example: None,
+        set: |config, value| {
+            let forms = [store::HostForm::Folders, store::HostForm::Cims];
+            let form = forms.into_iter().find(|form| form.name() == value);
+            config.windows_layers = form.ok_or_else(|| "expected windows or cimfs".to_owned())?;
+            Ok(())
+        },
+        get: |config| quoted(config.windows_layers.name()),
+    },
     Setting {
         key: "containerd.address",
         about: "containerd's socket: the differ reads layers from its content store. Used when first needed.",

@@ -1,11 +1,13 @@
 //! Volumes for snapshots: held from the moment that mounts are described until the snapshot goes.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use mount::{Holder, HolderKind, IdMapping, MountForm, ScratchDirs};
 use store::{Chain, Labels, Scratch, Snapshot};
 use tonic::Status;
 
+use super::host_mounts::host_mounts;
 use super::{scope, wire};
 use crate::api::types;
 use crate::config::{self, Config};
@@ -52,6 +54,27 @@ pub(super) fn scratch(
     Scratch::for_key(key, labels, default).map_err(|error| status::of_store(&error))
 }
 
+/// Whose files a snapshot's are to look like, if its labels ask for it.
+pub(super) fn mapping(labels: &Labels) -> Result<Option<IdMapping>, Status> {
+    IdMapping::from_labels(labels).map_err(|error| status::of_mount(&error))
+}
+
+/// Who uses the scratch of a snapshot, for a message.
+pub(super) fn users(service: &Service, snapshot: &Snapshot) -> Vec<String> {
+    let Some(scratch) = service.store().scratch_of(snapshot) else { return Vec::new() };
+    service.registry().users_of(&scratch).unwrap_or_else(|error| {
+        // Of no use for the answer: what is in use then stays, and the next sweep takes it.
+        let (key, error) = (text::key(&snapshot.key), status::line(&error));
+        tracing::warn!("cannot find out who uses {key}: {error}");
+        Vec::new()
+    })
+}
+
+/// Ids of the layers that are mounted.
+pub(super) fn mounted(service: &Service) -> Result<HashSet<String>, Status> {
+    service.registry().mounted_layers().map_err(|error| status::of_mount(&error))
+}
+
 /// The mounts of a snapshot that was just made, its volumes held.
 pub(super) fn first_mounts(
     service: &Service,
@@ -80,13 +103,6 @@ pub(super) fn mounts(service: &Service, key: &[u8]) -> Result<Vec<types::Mount>,
     let mapping = IdMapping::from_labels(&chain.snapshot.labels).map_err(failed)?;
     let scratch = hold_scratch(service, &chain).map_err(failed)?;
     described(service, &chain, scratch.as_ref(), mapping.as_ref())
-}
-
-/// The mounts of a snapshot on a Windows host. Nothing is held for them: they are mounted by who asks, for a container.
-fn host_mounts(service: &Service, key: &[u8]) -> Result<Vec<types::Mount>, Status> {
-    let chain = scope(service).windows_chain(key).map_err(|error| status::of_store(&error))?;
-    let mounts = mount::describe_windows(&chain).map_err(|error| status::of_mount(&error))?;
-    Ok(mounts.into_iter().map(wire::mount).collect())
 }
 
 fn hold_scratch(service: &Service, chain: &Chain) -> mount::Result<Option<ScratchDirs>> {
@@ -215,7 +231,7 @@ mod tests {
     fn every_key_has_a_holder_of_its_own() {
         let keys: [&[u8]; 7] =
             [b"default/1/x y:z", b"0xff", b"\xff", b"\0ff", b"\0", "\u{e9}".as_bytes(), b"\xc3"];
-        let names: std::collections::BTreeSet<String> =
+        let names: std::collections::HashSet<String> =
             keys.iter().map(|key| holder(key).name).collect();
         assert_eq!(names.len(), keys.len());
         for key in keys {
