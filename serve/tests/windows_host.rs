@@ -1,6 +1,7 @@
 //! containerd's calls on a Windows host, over the recording double of Windows' functions: mounts, labels, and what is
 //! refused with which code. **Never run on a real HCS host.**
 
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 use std::collections::BTreeMap;
