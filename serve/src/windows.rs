@@ -69,10 +69,12 @@ pub(crate) fn run_until(config: Config, ready: &mut dyn FnMut(Stop)) -> Result<(
         .map_err(|error| Error::io("cannot start the daemon's threads", error))?;
     let ended = runtime.block_on(async {
         let host = host(&config, Arc::new(System::new()))?;
-        let listener = pipe::Listener::bind(&config.address)?;
+        pipe::check(&config.address)?;
         let service = tokio::task::spawn_blocking(move || open(config, Some(host)))
             .await
             .map_err(|error| Error::caused(ErrorKind::Io, "the start ended early", error))??;
+        // Only now: a pipe that is there is called.
+        let listener = pipe::Listener::bind(&service.config().address)?;
         tracing::info!("listening on {}", service.config().address.display());
         let (stop, stopping) = watch::channel(false);
         ready(Stop(stop));
@@ -157,7 +159,8 @@ pub async fn serve_on(
     host: WindowsHost,
     stopping: watch::Receiver<bool>,
 ) -> Result<()> {
-    let listener = pipe::Listener::bind(&config.address)?;
+    pipe::check(&config.address)?;
     let service = open(config, Some(host))?;
+    let listener = pipe::Listener::bind(&service.config().address)?;
     serve(service, listener, stopping).await
 }

@@ -24,6 +24,19 @@ const PREFIX: &str = r"\\.\pipe\";
 /// `ERROR_PIPE_BUSY`: all instances have clients, and the next is being made.
 const BUSY: i32 = 231;
 
+/// The name of a pipe of this machine.
+///
+/// # Errors
+/// `Configuration` for anything else.
+pub(crate) fn check(address: &Path) -> Result<&str> {
+    let name = address.to_str().filter(|name| {
+        name.strip_prefix(PREFIX).is_some_and(|name| !name.is_empty() && !name.contains('\\'))
+    });
+    name.ok_or_else(|| {
+        Error::configuration(format!("the address {} is no {PREFIX}NAME", address.display()))
+    })
+}
+
 /// A pipe that listens. Between two clients there always is an instance of it, so its name is never free.
 #[derive(Debug)]
 pub(crate) struct Listener {
@@ -37,13 +50,7 @@ impl Listener {
     /// # Errors
     /// `Configuration` for a name that is none; `AddressTaken` if somebody has it; `Io`.
     pub(crate) fn bind(address: &Path) -> Result<Self> {
-        let name = address.to_str().filter(|name| {
-            name.strip_prefix(PREFIX).is_some_and(|name| !name.is_empty() && !name.contains('\\'))
-        });
-        let Some(name) = name.map(str::to_owned) else {
-            let message = format!("the address {} is no {PREFIX}NAME", address.display());
-            return Err(Error::configuration(message));
-        };
+        let name = check(address)?.to_owned();
         match sys::windows::create_pipe(&name, ACCESS, true) {
             Ok(next) => Ok(Self { name, next }),
             // What Windows says of a name that another process has.
