@@ -5,14 +5,13 @@ use sys::windows::{HResult, Host, LibraryFacts, Privilege};
 
 use super::{Check, State};
 
-/// DLLs without which nothing of a layer can be done, and what the others are for.
-const LIBRARIES: [(&str, &str); 6] = [
+/// What the DLLs are for. `offreg.dll` is for nothing: Plywood merges registry hives itself.
+const LIBRARIES: [(&str, &str); 5] = [
     ("vmcompute.dll", "layers of the Windows filter"),
     ("computestorage.dll", "scratch disks and filters"),
     ("virtdisk.dll", "scratch disks"),
     ("cimfs.dll", "layers as CIMs; layer folders work without"),
     ("computecore.dll", "virtual machines"),
-    ("offreg.dll", "nothing yet: registry hives are merged by Plywood itself"),
 ];
 /// Of these, the ones that every layer takes.
 const NEEDED: [&str; 3] = ["vmcompute.dll", "computestorage.dll", "virtdisk.dll"];
