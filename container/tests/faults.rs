@@ -406,6 +406,7 @@ fn no_place_is_left() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
 fn a_shared_scratch_is_one_disk() {
     let world = World::new();
     let first = world.mount().unwrap();

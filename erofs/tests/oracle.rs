@@ -1,6 +1,6 @@
 //! Images that this crate writes, judged by readers that know nothing of it: erofs-utils (1.5 and newer)
 //! and the crate `erofs-rs`.
-
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;

@@ -2,7 +2,7 @@
 //!
 //! The mounts stay detached: they are reached through their descriptor and vanish with it, so that
 //! nothing is left behind, whatever fails.
-
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;

@@ -2,7 +2,7 @@
 //!
 //! All mounts stay detached: they are reached through their descriptor and vanish with it, so nothing is
 //! left behind, whatever fails.
-
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 use std::collections::{BTreeMap, HashMap};

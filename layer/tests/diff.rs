@@ -1,4 +1,5 @@
 //! The difference of two sides makes one of the other, whatever they are made of.
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;

@@ -1,4 +1,5 @@
 //! Directories into images, against GNU tar's view of them and the kernel's.
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;

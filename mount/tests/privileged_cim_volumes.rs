@@ -1,4 +1,5 @@
 //! The account of CIM volumes over mounts of this host: the contract that holds on Windows too, by running it.
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "test code")]
 
 mod support;

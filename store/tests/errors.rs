@@ -1,6 +1,6 @@
 //! The error table of containerd's snapshotters (reference section 4), row by row, on a store never written and on
 //! one in use, with the stricter choices where containerd has no class.
-
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "in a test")]
 
 mod fixture;

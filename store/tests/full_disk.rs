@@ -1,5 +1,5 @@
 //! The store on a file system that fills up, and has room again.
-
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "in a test")]
 
 mod fixture;

@@ -1,6 +1,6 @@
 //! Random operations on a store and on a model of what containerd's reference says; both must agree on every result
 //! and, after every step, on every snapshot and every directory.
-
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "in a test")]
 
 mod fixture;

@@ -1,5 +1,5 @@
 //! How many operations a second the store does, for people: `cargo nextest run -p store --run-ignored all speed`.
-
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "in a test")]
 
 mod fixture;

@@ -1,5 +1,5 @@
 //! The command line without containers: help, results, exit codes, bad input.
-
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 #[path = "../support/mod.rs"]

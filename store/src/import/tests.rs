@@ -4,7 +4,9 @@
 #[path = "../../../layer/src/archive/tests/fixture.rs"]
 mod fixture;
 
+#[cfg(target_os = "linux")]
 mod faults;
+#[cfg(target_os = "linux")]
 mod windows;
 
 use std::collections::BTreeMap;

@@ -1,4 +1,5 @@
 use std::collections::BTreeSet;
+#[cfg(target_os = "linux")]
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -458,6 +459,7 @@ fn part_of_the_killed_owner() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
 fn an_owner_killed_at_any_journaled_step_leaves_nothing_that_the_next_does_not_detach() {
     let mut kills = 0;
     for point in

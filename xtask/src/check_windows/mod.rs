@@ -28,6 +28,8 @@ pub(crate) fn check() -> Result<()> {
     let wine = Wine::ready(&workspace::target().join("windows/wine"))?;
 
     let mut build = program::cargo(["test", "--no-run", "--workspace", "--all-features"]);
+    // Not examples: seeds of the fuzz targets are made on Linux.
+    build.args(["--lib", "--bins", "--tests"]);
     build.args(["--target", TARGET, "--message-format=json-render-diagnostics"]);
     for name in LINUX_ONLY {
         build.args(["--exclude", name]);

@@ -91,6 +91,7 @@ fn what_the_guest_finds_by_itself() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
 fn files_and_directories() {
     let dir = tempfile::tempdir().unwrap();
     let real = dir.path().canonicalize().unwrap();
