@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use super::LINKER;
-use crate::program;
+use crate::{program, workspace};
 
 /// Debian's place for the loader of 64-bit programs.
 const LOADER: &str = "/usr/lib/wine/wine64";
@@ -21,32 +21,47 @@ __declspec(dllexport) int __stdcall ProcessPrng(void *data, unsigned long long l
 }
 ";
 
+/// DLLs that Wine lacks, which write down how they are called (`sys/tests/windows_binding.rs`).
+const RECORDING: &str = "sys/tests/recording_dlls";
+
 /// Wine, ready to run programs.
 pub(super) struct Wine {
     prefix: PathBuf,
+    /// Libraries of ours that it is to load in the place of its own.
+    native: Vec<String>,
 }
 
 impl Wine {
-    /// Makes the prefix, unless it is there.
+    /// Makes the prefix, unless it is there, and our libraries.
     pub(super) fn ready(directory: &Path) -> Result<Self> {
-        let wine = Self { prefix: directory.join("prefix") };
-        let library = wine.prefix.join(format!("drive_c/windows/system32/{RANDOM}.dll"));
-        if library.is_file() {
-            return Ok(wine);
+        let mut wine = Self { prefix: directory.join("prefix"), native: vec![RANDOM.to_owned()] };
+        let system = wine.prefix.join("drive_c/windows/system32");
+        if !system.is_dir() {
+            std::fs::create_dir_all(directory)
+                .with_context(|| format!("cannot create {}", directory.display()))?;
+            // It complains of the missing half for 32 bits, which nothing here needs.
+            let mut boot = Command::new(LOADER);
+            program::run(wine.environment(&mut boot).args(["wineboot", "-i"]))?;
         }
-        std::fs::create_dir_all(directory)
-            .with_context(|| format!("cannot create {}", directory.display()))?;
-        // It complains of the missing half for 32 bits, which nothing here needs.
-        program::run(wine.environment(&mut Command::new(LOADER)).args(["wineboot", "-i"]))?;
-        let source = directory.join("random.c");
-        std::fs::write(&source, RANDOM_SOURCE)
-            .with_context(|| format!("cannot write {}", source.display()))?;
-        let built = directory.join("random.dll");
-        let mut compile = Command::new(LINKER);
-        compile.args(["-shared", "-O1", "-o"]).arg(&built).arg(&source);
-        program::run(compile.arg("-ladvapi32"))?;
-        std::fs::rename(&built, &library)
-            .with_context(|| format!("cannot create {}", library.display()))?;
+        let random = directory.join(format!("{RANDOM}.c"));
+        std::fs::write(&random, RANDOM_SOURCE)
+            .with_context(|| format!("cannot write {}", random.display()))?;
+        let mut sources = vec![random];
+        let recording = workspace::root().join(RECORDING);
+        let listing = || format!("cannot list {}", recording.display());
+        for entry in std::fs::read_dir(&recording).with_context(listing)? {
+            let path = entry.with_context(listing)?.path();
+            sources.extend(path.extension().is_some_and(|end| end == "c").then_some(path));
+        }
+        wine.native.clear();
+        for source in sources {
+            let name = source.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            let mut compile = Command::new(LINKER);
+            compile.args(["-shared", "-O1", "-Wall", "-Werror", "-o"]);
+            compile.arg(system.join(format!("{name}.dll"))).arg(&source).arg("-ladvapi32");
+            program::run(&mut compile)?;
+            wine.native.push(name);
+        }
         Ok(wine)
     }
 
@@ -58,7 +73,8 @@ impl Wine {
     }
 
     fn environment<'c>(&self, command: &'c mut Command) -> &'c mut Command {
-        let overrides = format!("mscoree,mshtml=;winemenubuilder.exe=d;{RANDOM}=n");
+        let native = self.native.join(",");
+        let overrides = format!("mscoree,mshtml=;winemenubuilder.exe=d;{native}=n");
         command
             .env("WINEPREFIX", &self.prefix)
             .env("WINEDEBUG", "-all")
