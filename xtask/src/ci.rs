@@ -8,7 +8,7 @@ use crate::fuzzing::Build;
 use crate::packages::{self, Purpose};
 use crate::program::{self, cargo};
 use crate::stages::Stages;
-use crate::{check_windows, containerd, fuzzing, vm_kit, workspace};
+use crate::{containerd, fuzzing, vm_kit, workspace};
 
 /// Options of `cargo xtask test`.
 #[derive(Args)]
@@ -56,7 +56,6 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<()> {
         let test = ["test", "--workspace", "--no-fail-fast", "--", "--skip", "vm_"];
         program::run_tests(&mut cargo(test))
     });
-    stages.run("windows", check_windows::check);
     stages.run("vm kit", || vm_kit::make().map(drop));
     stages.run("vm tests", || {
         packages::require_file_system_judges()?;

@@ -58,7 +58,10 @@ impl Wine {
             let name = source.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             let mut compile = Command::new(LINKER);
             compile.args(["-shared", "-O1", "-Wall", "-Werror", "-o"]);
-            compile.arg(system.join(format!("{name}.dll"))).arg(&source).arg("-ladvapi32");
+            compile
+                .arg(system.join(format!("{name}.dll")))
+                .arg(&source)
+                .args(["-ladvapi32", "-lole32"]);
             program::run(&mut compile)?;
             wine.native.push(name);
         }
