@@ -42,7 +42,8 @@ pub(crate) use self::snapshot::{
     SnapshotMountsArgs, SnapshotRemoveArgs, SnapshotUsageArgs, SnapshotVerb,
 };
 pub(crate) use self::vm::{
-    Accel, VmArgs, VmAttachArgs, VmConsoleArgs, VmDetachArgs, VmMakeKitArgs, VmStopArgs, VmVerb,
+    Accel, BootArgs, VmArgs, VmAttachArgs, VmConsoleArgs, VmDetachArgs, VmMakeKitArgs, VmStartArgs,
+    VmStopArgs, VmVerb,
 };
 pub(crate) use self::wclayer::{
     WclayerArgs, WclayerExportArgs, WclayerImportArgs, WclayerPathArgs, WclayerVerb,

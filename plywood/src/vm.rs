@@ -1,6 +1,6 @@
 //! Virtual machines that containers run in, as commands see them.
 //!
-//! A machine belongs to the `plywood run` that booted it, and ends with it. Its directory `<run>/vm/<name>` has the
+//! A machine belongs to the `plywood run` or `plywood vm start` that booted it, and ends with it. Its directory `<run>/vm/<name>` has the
 //! record that says so, the console's log, and the socket on which its owner answers other commands.
 
 mod owner;
@@ -27,7 +27,7 @@ use sys::process::Process;
 use uvm::kit::Kit;
 use uvm::qemu::{Accelerator, BootPhase, Config, Qemu};
 
-use crate::cli::{Accel, VmArgs};
+use crate::cli::{Accel, BootArgs};
 use crate::exit::{Exit, Failure};
 use crate::host::Host;
 
@@ -215,7 +215,7 @@ fn receive<T: DeserializeOwned>(reader: &mut BufReader<UnixStream>) -> Result<T>
 pub(crate) fn boot(
     host: &Host,
     name: &str,
-    args: &VmArgs,
+    args: &BootArgs,
     cancel: &Cancel,
     progress: &mut dyn FnMut(BootPhase),
 ) -> Result<Arc<Owner>> {

@@ -166,3 +166,29 @@ fn refusals(world: &World) {
     assert_eq!(diff.code, 5, "{}", diff.stderr);
     assert!(diff.stderr.contains("virtual machine"), "{}", diff.stderr);
 }
+
+#[test]
+fn vm_a_started_machine_stays_until_it_is_stopped() {
+    let world = World::with_image();
+    let run = |words: &[&str]| Outcome::of(plywood(&world).args(words).output().unwrap());
+    let started = run(&["vm", "start", "--vm-memory", "512M", "warm"]);
+    assert_eq!((started.code, started.stdout.as_str()), (0, "warm\n"), "{}", started.stderr);
+    let twice = run(&["vm", "start", "warm"]);
+    assert_eq!(twice.code, 5, "{}", twice.stderr);
+    for word in ["one", "two"] {
+        let said = run(&["run", "--isolation", "vm", "--vm", "warm", IMAGE, "--", "echo", word]);
+        assert_eq!((said.code, said.stdout), (0, format!("{word}\n")), "{}", said.stderr);
+    }
+    let found = world.json(&["vm", "inspect", "warm"]);
+    assert_eq!((&found[0]["memory"], &found[0]["containers"]), (&512.into(), &[0; 0][..].into()));
+    let owner = found[0]["pid"].as_i64().unwrap();
+    assert_eq!(run(&["vm", "stop", "warm"]).code, 0);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while PathBuf::from(format!("/proc/{owner}")).exists() || world.path("run/vm/warm").exists() {
+        assert!(Instant::now() < deadline, "the owner outlives its machine");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let nothing = run(&["vm", "start", "--kit", "/no/such", "warm"]);
+    assert_eq!((nothing.code, nothing.stdout.as_str()), (3, ""), "{}", nothing.stderr);
+    world.assert_no_traces();
+}

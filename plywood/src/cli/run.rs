@@ -136,7 +136,7 @@ fn parse_hostname(text: &str) -> Result<String, String> {
 }
 
 /// A name that is one path component, a host name's beginning and a cgroup's name.
-fn parse_name(text: &str) -> Result<String, String> {
+pub(super) fn parse_name(text: &str) -> Result<String, String> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     match text.as_bytes() {
         [first, ..] if !first.is_ascii_alphanumeric() => {

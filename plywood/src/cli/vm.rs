@@ -5,15 +5,23 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::parse_size;
+use super::run::parse_name;
 use crate::exit::{Exit, Failure};
 
 /// Options of `run` that are about a virtual machine.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Options for --isolation vm")]
 pub(crate) struct VmArgs {
-    /// Run in the virtual machine of this name, which another `plywood run` owns [default: one of its own].
+    /// Run in the virtual machine of this name, which another `plywood run` or `plywood vm start` has booted [default: one of its own].
     #[arg(long, value_name = "NAME", conflicts_with_all = ["kit", "accel", "memory", "cpus"])]
     pub(crate) vm: Option<String>,
+    #[command(flatten)]
+    pub(crate) boot: BootArgs,
+}
+
+/// What a virtual machine is to be that is booted.
+#[derive(Debug, Args)]
+pub(crate) struct BootArgs {
     /// Directory with the kernel and the initramfs to boot [default: $PLYWOOD_VM_KIT or /usr/lib/plywood/vm].
     #[arg(long, value_name = "DIR")]
     pub(crate) kit: Option<PathBuf>,
@@ -31,7 +39,7 @@ pub(crate) struct VmArgs {
 impl VmArgs {
     /// A container without a virtual machine has no use for these.
     pub(crate) fn refuse(&self) -> Result<(), Failure> {
-        match self.vm.is_some() || self.kit.is_some() {
+        match self.vm.is_some() || self.boot.kit.is_some() {
             true => Err(Failure::new(
                 Exit::Usage,
                 "--vm and --kit are for containers in a virtual machine",
@@ -72,7 +80,7 @@ fn parse_memory(text: &str) -> Result<u64, String> {
 /// `vm`
 #[derive(Debug, Subcommand)]
 #[command(after_long_help = "\
-A virtual machine is booted by `plywood run --isolation vm` and ends with it.
+A virtual machine is booted by `plywood run --isolation vm` and ends with it, or by `plywood vm start`.
 
 Examples:
   plywood run --isolation vm --name box debian:12 -- sleep 600 &
@@ -83,6 +91,8 @@ Examples:
 pub(crate) enum VmVerb {
     /// Make what virtual machines boot, from a kernel of this host.
     MakeKit(VmMakeKitArgs),
+    /// Boot one that stays until it is stopped.
+    Start(VmStartArgs),
     /// List the virtual machines that run.
     Ls(VmListArgs),
     /// Show one: its size, its owner, the containers in it.
@@ -127,6 +137,29 @@ pub(crate) struct VmMakeKitArgs {
     pub(crate) guest: Option<PathBuf>,
 }
 
+/// `vm start`
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Containers start in it without a boot. It stays when they end, and ends with `plywood vm stop`.
+
+Examples:
+  plywood vm start warm
+  plywood run --isolation vm --vm warm debian:12 -- uname -r
+  plywood vm stop warm")]
+pub(crate) struct VmStartArgs {
+    /// Its name: letters, digits, `_`, `.` and `-`.
+    #[arg(value_name = "NAME", value_parser = parse_name)]
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) boot: BootArgs,
+    /// Own it in this process, until it is stopped or this process gets INT or TERM.
+    #[arg(long)]
+    pub(crate) foreground: bool,
+    /// Leave the caller once it runs.
+    #[arg(long, hide = true, requires = "foreground")]
+    pub(crate) detach: bool,
+}
+
 /// `vm ls`
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
@@ -142,7 +175,7 @@ Examples:
   plywood vm inspect box
   plywood --format json vm inspect box | jq .containers")]
 pub(crate) struct VmInspectArgs {
-    /// The name of the container that it was booted for.
+    /// Its name: that of the container that it was booted for, or that it was started with.
     #[arg(value_name = "NAME")]
     pub(crate) name: String,
 }
@@ -154,7 +187,7 @@ Examples:
   plywood vm slots box
   plywood --format json vm slots box | jq -r 'select(.kind == \"scsi\") | .place'")]
 pub(crate) struct VmSlotsArgs {
-    /// The name of the container that it was booted for.
+    /// Its name: that of the container that it was booted for, or that it was started with.
     #[arg(value_name = "NAME")]
     pub(crate) name: String,
 }
@@ -166,7 +199,7 @@ Examples:
   plywood vm console box
   plywood vm console --follow box")]
 pub(crate) struct VmConsoleArgs {
-    /// The name of the container that it was booted for.
+    /// Its name: that of the container that it was booted for, or that it was started with.
     #[arg(value_name = "NAME")]
     pub(crate) name: String,
     /// Go on as it grows, until the machine ends.
@@ -182,7 +215,7 @@ Examples:
   plywood vm attach --read-only --mount box layer.erofs
   plywood vm attach --mkfs --mount=/run/data box empty.img")]
 pub(crate) struct VmAttachArgs {
-    /// The name of the container that it was booted for.
+    /// Its name: that of the container that it was booted for, or that it was started with.
     #[arg(value_name = "NAME")]
     pub(crate) name: String,
     /// A disk image (raw, VHD, VHDX), or with --pass-through a block device.
@@ -209,7 +242,7 @@ Examples:
   plywood vm detach box 0:3
   plywood vm detach box data.img")]
 pub(crate) struct VmDetachArgs {
-    /// The name of the container that it was booted for.
+    /// Its name: that of the container that it was booted for, or that it was started with.
     #[arg(value_name = "NAME")]
     pub(crate) name: String,
     /// The disk's slot, its file, or its directory in the guest.
@@ -224,7 +257,7 @@ Examples:
   plywood vm stop box
   plywood vm stop --time 0 box")]
 pub(crate) struct VmStopArgs {
-    /// The name of the container that it was booted for.
+    /// Its name: that of the container that it was booted for, or that it was started with.
     #[arg(value_name = "NAME")]
     pub(crate) name: String,
     /// Seconds that its containers have to end before they are killed.

@@ -1,6 +1,7 @@
 //! `plywood vm`: the virtual machines that containers run in.
 
 mod kit;
+mod start;
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -22,6 +23,7 @@ pub(crate) fn vm(session: &mut Session, verb: &VmVerb) -> Result<()> {
     }
     match verb {
         VmVerb::MakeKit(args) => kit::make(session, args),
+        VmVerb::Start(args) => start::start(session, args),
         VmVerb::Ls(_) => list(session),
         VmVerb::Inspect(args) => inspect(session, &args.name),
         VmVerb::Slots(args) => slots(session, &args.name),

@@ -114,6 +114,20 @@ impl Owner {
         state.containers.is_empty()
     }
 
+    /// Whether it is to end, and no container is in it any more.
+    pub(crate) fn is_over(&self) -> bool {
+        let state = self.lock();
+        state.stopping && state.containers.is_empty()
+    }
+
+    /// Fails if the machine has ended, with what it said last.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.vm.wait(Duration::ZERO) {
+            Some(_) => Err(self.explained(anyhow::anyhow!("it was not stopped"))),
+            None => Ok(()),
+        }
+    }
+
     /// Ends every container: asked, and killed when `patience` is over. No new ones begin.
     pub(crate) fn stop(&self, patience: Duration) {
         let doom = |signal| {

@@ -199,7 +199,7 @@ impl Running<'_> {
         };
         let cancel = self.signals.cancel();
         let booted =
-            vm::boot(self.host, self.container.name(), &self.args.vm, cancel, &mut progress);
+            vm::boot(self.host, self.container.name(), &self.args.vm.boot, cancel, &mut progress);
         bar.finish_and_clear();
         booted
     }
