@@ -162,8 +162,8 @@ fn execute(program: &TestProgram, wine: &Wine, arguments: &[&str]) -> Result<Run
     let mut child =
         command.spawn().with_context(|| format!("cannot start Wine for {}", program.name))?;
     let readers = [
-        child.stdout.take().map(|stream| text_of(stream)),
-        child.stderr.take().map(|stream| text_of(stream)),
+        child.stdout.take().map(text_of),
+        child.stderr.take().map(text_of),
     ];
     let deadline = Instant::now() + TIME_LIMIT;
     let status = loop {
