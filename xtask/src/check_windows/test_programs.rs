@@ -161,10 +161,7 @@ fn execute(program: &TestProgram, wine: &Wine, arguments: &[&str]) -> Result<Run
         .stderr(Stdio::piped());
     let mut child =
         command.spawn().with_context(|| format!("cannot start Wine for {}", program.name))?;
-    let readers = [
-        child.stdout.take().map(text_of),
-        child.stderr.take().map(text_of),
-    ];
+    let readers = [child.stdout.take().map(text_of), child.stderr.take().map(text_of)];
     let deadline = Instant::now() + TIME_LIMIT;
     let status = loop {
         if let Some(status) = child.try_wait().context("cannot wait for Wine")? {
