@@ -309,5 +309,6 @@ impl fmt::Debug for Client {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests;

@@ -271,5 +271,6 @@ impl fmt::Debug for Notifier {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests;
