@@ -7,6 +7,8 @@ mod bench;
 mod check_windows;
 mod ci;
 mod containerd;
+#[cfg(test)]
+mod coverage;
 mod deb;
 mod demo;
 mod fuzzing;
