@@ -2,7 +2,8 @@
 //! ends.
 
 use std::ffi::OsString;
-use std::process::Command;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -13,6 +14,9 @@ const INSIDE: &str = "PLYWOOD_XTASK_NAMESPACE";
 pub(crate) fn is_private() -> bool {
     std::env::var_os(INSIDE).is_some()
 }
+
+/// Lines of its last error that the error of a run repeats, which otherwise are far up in the output.
+const REPEATED_LINES: usize = 80;
 
 /// Runs xtask again with `arguments` in namespaces of its own, with an empty `/run`, and waits for its end.
 pub(crate) fn enter(arguments: impl IntoIterator<Item = OsString>) -> Result<()> {
@@ -33,9 +37,21 @@ pub(crate) fn enter(arguments: impl IntoIterator<Item = OsString>) -> Result<()>
         .arg(std::env::current_exe().context("cannot find this program")?)
         .args(arguments)
         .env(INSIDE, "1");
-    let status = command.status().context("cannot start unshare")?;
+    let mut child = command.stderr(Stdio::piped()).spawn().context("cannot start unshare")?;
+    let mut error = Vec::new();
+    for line in BufReader::new(child.stderr.take().context("no standard error")?).split(b'\n') {
+        let line = line.context("cannot read what it says")?;
+        let line = String::from_utf8_lossy(&line);
+        eprintln!("{line}");
+        if let Some(first) = line.strip_prefix("error: ") {
+            error = vec![first.to_owned()];
+        } else if !error.is_empty() && error.len() < REPEATED_LINES {
+            error.push(line.into_owned());
+        }
+    }
+    let status = child.wait().context("cannot wait for unshare")?;
     if !status.success() {
-        bail!("failed, see above");
+        bail!("{status}: {}", error.join("\n"));
     }
     Ok(())
 }

@@ -186,7 +186,7 @@ pub(crate) fn set_up(purpose: Purpose) -> Result<()> {
     }
     let apt = || {
         let mut command = Command::new("apt-get");
-        command.env("DEBIAN_FRONTEND", "noninteractive");
+        command.env("DEBIAN_FRONTEND", "noninteractive").args(["-o", "Acquire::Retries=3"]);
         command
     };
     program::run(apt().arg("update").arg("-q"))?;

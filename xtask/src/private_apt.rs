@@ -50,7 +50,7 @@ impl PrivateApt {
             .args(["-o", &at("Dir::State::Lists", "lists")])
             .args(["-o", &at("Dir::Cache", "")])
             // The sandbox user cannot write below a home directory that is closed to others.
-            .args(["-o", "APT::Sandbox::User=root"])
+            .args(["-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=3"])
             .current_dir(self.files());
         for name in &self.architectures {
             command.args(["-o", &format!("APT::Architectures::={name}")]);

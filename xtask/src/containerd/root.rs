@@ -103,6 +103,7 @@ impl Root {
             // Mirrors may hold a suite that is still in the making as a copy of some day.
             .arg(r#"--aptopt=Acquire::Check-Valid-Until "false""#)
             .arg(r#"--aptopt=APT::Install-Recommends "false""#)
+            .arg(r#"--aptopt=Acquire::Retries "3""#)
             .arg(version.suite())
             .arg(&part)
             .arg(mirror.line("deb", version.suite()));

@@ -156,8 +156,19 @@ impl User {
     }
 
     /// Runs a script in a running container and returns what it prints.
+    ///
+    /// That goes by a file in the container's `/run`, which is no part of its snapshot: `ctr` stops reading when the
+    /// process ends, and on a busy machine it had not begun by then.
     pub(crate) fn exec(&self, name: &str, id: &str, script: &str) -> Result<String> {
-        self.ctr(&["tasks", "exec", "--exec-id", id, name, "sh", "-c", script])
+        let file = format!("run/printed-{id}");
+        let script = format!("{{ {script}\n}} > /{file} 2>&1");
+        let ended = self.ctr(&["tasks", "exec", "--exec-id", id, name, "sh", "-c", &script]);
+        let printed = Path::new("/proc").join(self.process(name)?.to_string()).join("root");
+        let printed = std::fs::read_to_string(printed.join(file));
+        match ended {
+            Ok(_) => printed.with_context(|| format!("what {id} printed in {name} is lost")),
+            Err(error) => Err(error.context(format!("{id} in {name} printed {printed:?}"))),
+        }
     }
 
     /// The process of a running container.
