@@ -9,6 +9,8 @@ use std::io::{ErrorKind as IoKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use sys::checked_line;
+
 use crate::record::{Header, Record, VERSION};
 use crate::state::State;
 use crate::{Error, ErrorKind, Result};
@@ -88,7 +90,7 @@ impl Journal {
         let mut outdated = false;
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
             let (line, tail) = (&rest[..end], &rest[end + 1..]);
-            let json = check_line(line);
+            let json = checked_line::payload(line);
             if taken == 0 {
                 let header = json.and_then(|json| serde_json::from_slice::<Header>(json).ok());
                 let Some(header) = header else { return Err(self.damaged(0)) };
@@ -252,22 +254,11 @@ impl Journal {
     }
 }
 
-/// Appends `checksum json LF`.
+/// Appends a record.
 fn write_line(text: &mut Vec<u8>, value: &impl serde::Serialize) {
-    let start = text.len();
-    text.extend_from_slice(b"00000000 ");
     // Serialising our own types into memory cannot fail: no maps with odd keys, no failing writer.
-    serde_json::to_writer(&mut *text, value).expect("records are serialisable");
-    let sum = crc32c::crc32c(&text[start + 9..]);
-    text[start..start + 8].copy_from_slice(format!("{sum:08x}").as_bytes());
-    text.push(b'\n');
-}
-
-/// The JSON of a line whose checksum is right.
-fn check_line(line: &[u8]) -> Option<&[u8]> {
-    let (sum, json) = (line.get(..8)?, line.get(9..)?);
-    let sum = u32::from_str_radix(std::str::from_utf8(sum).ok()?, 16).ok()?;
-    (line[8] == b' ' && crc32c::crc32c(json) == sum).then_some(json)
+    let json = serde_json::to_vec(value).expect("records are serialisable");
+    checked_line::append(text, &json);
 }
 
 /// Where the journal of a run directory is.

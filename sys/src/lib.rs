@@ -1,5 +1,6 @@
 //! Every system call that Plywood makes. The only crate with `unsafe`; it holds no policy.
 
+pub mod checked_line;
 #[cfg(target_os = "linux")]
 mod children;
 #[cfg(target_os = "linux")]

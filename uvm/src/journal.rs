@@ -11,6 +11,7 @@ use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use sys::checked_line;
 
 use crate::step::Step;
 use crate::{Error, ErrorKind, Result};
@@ -96,8 +97,8 @@ impl Journal {
         let mut rest = text;
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
             let (line, tail) = (&rest[..end], &rest[end + 1..]);
-            let record =
-                check_line(line).and_then(|json| serde_json::from_slice::<Record>(json).ok());
+            let record = checked_line::payload(line)
+                .and_then(|json| serde_json::from_slice::<Record>(json).ok());
             match record {
                 Some(Record::Header { version }) if version > VERSION => {
                     return Err(Error::new(
@@ -233,19 +234,12 @@ impl Journal {
     }
 }
 
-/// Appends `checksum json LF`.
+/// Appends a record.
 fn write_line(text: &mut Vec<u8>, record: &Record) -> serde_json::Result<()> {
     // Fails for paths that are not UTF-8.
     let json = serde_json::to_string(record)?;
-    text.extend_from_slice(format!("{:08x} {json}\n", crc32c::crc32c(json.as_bytes())).as_bytes());
+    checked_line::append(text, json.as_bytes());
     Ok(())
-}
-
-/// The JSON of a line whose checksum is right.
-fn check_line(line: &[u8]) -> Option<&[u8]> {
-    let (sum, json) = (line.get(..8)?, line.get(9..)?);
-    let sum = u32::from_str_radix(std::str::from_utf8(sum).ok()?, 16).ok()?;
-    (line[8] == b' ' && crc32c::crc32c(json) == sum).then_some(json)
 }
 
 #[cfg(test)]

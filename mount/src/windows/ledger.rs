@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use sys::checked_line;
 
 use crate::{Error, ErrorKind, Result};
 
@@ -98,7 +99,8 @@ impl<S: Serialize + DeserializeOwned + Default> Ledger<S> {
             );
             Error::new(ErrorKind::Corrupt, message)
         };
-        let json = checked(&text).ok_or_else(damaged)?;
+        let line = text.strip_suffix(b"\n").ok_or_else(damaged)?;
+        let json = checked_line::payload(line).ok_or_else(damaged)?;
         #[derive(Deserialize)]
         struct Version {
             version: u32,
@@ -126,12 +128,12 @@ impl<S: Serialize> Locked<'_, S> {
         let failed = |error| Error::io(format!("cannot write {}", path.display()), error);
         let form = Form { version: VERSION, state: &self.state };
         let json = serde_json::to_vec(&form).map_err(|error| failed(error.into()))?;
+        let mut text = Vec::with_capacity(json.len() + 16);
+        checked_line::append(&mut text, &json);
         let new = path.with_extension("new");
         let write = || {
             let mut file = File::create(&new)?;
-            write!(file, "{:08x} ", crc32c::crc32c(&json))?;
-            file.write_all(&json)?;
-            file.write_all(b"\n")?;
+            file.write_all(&text)?;
             file.sync_all()?;
             drop(file);
             fs::rename(&new, path)
@@ -145,14 +147,6 @@ impl<S> Drop for Locked<'_, S> {
         // It cannot fail on an open file; closing it would release it too.
         let _ = self.lock.unlock();
     }
-}
-
-/// The JSON of a line whose checksum is right.
-fn checked(text: &[u8]) -> Option<&[u8]> {
-    let line = text.strip_suffix(b"\n")?;
-    let (sum, json) = line.split_at_checked(9)?;
-    let sum = std::str::from_utf8(sum).ok()?.strip_suffix(' ')?;
-    (u32::from_str_radix(sum, 16).ok()? == crc32c::crc32c(json)).then_some(json)
 }
 
 #[cfg(test)]
@@ -203,7 +197,8 @@ mod tests {
             }
         }
         let json = br#"{"version":2,"state":"of another kind"}"#;
-        let newer = [format!("{:08x} ", crc32c::crc32c(json)).as_bytes(), json, b"\n"].concat();
+        let mut newer = Vec::new();
+        checked_line::append(&mut newer, json);
         fs::write(&path, newer).unwrap();
         assert_eq!(ledger.locked().err().unwrap().kind(), ErrorKind::NewerVersion);
     }

@@ -251,9 +251,9 @@ fn a_scratch_is_attached_for_one_at_a_time() {
             entry["volume"] = serde_json::Value::Null;
             entry["maker"] = maker.into();
         }
-        let json = json.to_string();
-        let sum = crc32c::crc32c(json.as_bytes());
-        std::fs::write(&ledger, format!("{sum:08x} {json}\n")).unwrap();
+        let mut line = Vec::new();
+        sys::checked_line::append(&mut line, json.to_string().as_bytes());
+        std::fs::write(&ledger, line).unwrap();
     };
     intended_by(&sys::process::Process::current().unwrap().to_string());
     let error = bench.layers.mount(&mount(), &other, &Cancel::new()).unwrap_err();
