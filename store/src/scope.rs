@@ -40,6 +40,18 @@ impl<'s> Scope<'s> {
             .ok_or_else(|| Error::not_found(format!("snapshot {:?} does not exist", shown(key))))
     }
 
+    /// A snapshot that may be mounted.
+    pub(crate) fn with_mounts(&self, records: &impl Records, key: &[u8]) -> Result<Snapshot> {
+        let snapshot = self.existing(records, key)?;
+        if snapshot.kind == Kind::Committed {
+            return Err(Error::precondition(format!(
+                "snapshot {} is committed and has no mounts; make a view of it",
+                snapshot.name()
+            )));
+        }
+        Ok(snapshot)
+    }
+
     /// The number of a parent that must exist and be committed.
     pub(crate) fn committed_parent(
         &self,

@@ -224,13 +224,7 @@ impl Scope<'_> {
     pub fn chain(&self, key: &[u8]) -> Result<Chain> {
         let store = self.store;
         let read = store.read()?;
-        let snapshot = self.existing(&read, key)?;
-        if snapshot.kind == Kind::Committed {
-            return Err(Error::precondition(format!(
-                "snapshot {} is committed and has no mounts; make a view of it",
-                snapshot.name()
-            )));
-        }
+        let snapshot = self.with_mounts(&read, key)?;
         let layers = store.layers_of(&read, &snapshot)?;
         let scratch = store.scratch_of(&snapshot);
         let empty = (snapshot.kind == Kind::View && snapshot.parent.is_none())

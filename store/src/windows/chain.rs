@@ -45,13 +45,7 @@ impl Scope<'_> {
     pub fn windows_chain(&self, key: &[u8]) -> Result<WindowsChain> {
         let store = self.store;
         let read = store.read()?;
-        let snapshot = self.existing(&read, key)?;
-        if snapshot.kind == Kind::Committed {
-            return Err(Error::precondition(format!(
-                "snapshot {} is committed and has no mounts; make a view of it",
-                snapshot.name()
-            )));
-        }
+        let snapshot = self.with_mounts(&read, key)?;
         let Some(host) = store.host() else {
             return Err(Error::precondition("the store is not on a Windows host"));
         };
