@@ -93,6 +93,17 @@ pub(crate) fn check_layer(layer: &LcowLayer) -> Result<()> {
     let path = layer.path.display();
     let image = ImageFile::open(&layer.path)?;
     let corrupt = |what: &str| Err(Error::new(ErrorKind::Corrupt, format!("{path} {what}")));
+    if let Some(tree) = &layer.verity {
+        // Without its tree a layer is not mounted unproved.
+        ImageFile::open(&tree.path)?;
+        if layer.partition != 0 || image.content == Content::Vhdx {
+            return Err(Error::invalid(format!("{path} has a hash tree, and is no plain image")));
+        }
+        if tree.data_size != image.size {
+            let (proved, size) = (tree.data_size, image.size);
+            return corrupt(&format!("has {size} bytes, and its hash tree proves {proved}"));
+        }
+    }
     match (image.content, layer.partition) {
         (Content::Vhdx, _) => Ok(()),
         (Content::Partitions, 1..) => Ok(()),
@@ -245,7 +256,7 @@ mod tests {
     fn layer(bytes: &[u8], partition: u64) -> Result<()> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bytes).unwrap();
-        check_layer(&LcowLayer { path: file.path().into(), partition })
+        check_layer(&LcowLayer { partition, ..LcowLayer::whole(file.path()) })
     }
 
     fn scratch(bytes: &[u8], encrypted: bool) -> Result<PathBuf> {
@@ -288,7 +299,7 @@ mod tests {
             ("/dev/null".into(), ErrorKind::Invalid),
             (dir.path().join("-absent"), ErrorKind::NotFound),
         ] {
-            let error = check_layer(&LcowLayer { path: path.clone(), partition: 0 }).unwrap_err();
+            let error = check_layer(&LcowLayer::whole(&path)).unwrap_err();
             assert_eq!(error.kind(), kind, "{path:?}");
         }
     }

@@ -1,13 +1,15 @@
 //! The layers of a Linux container in a virtual machine: attached, mounted and combined to its root filesystem.
 
-use bridge::Deadline;
+use std::path::Path;
+
+use bridge::{Deadline, ScsiDevice, VerityInfo};
 use uvm::{
     CombineRequest, CombinedGuard, Machine, PmemGuard, ScsiDisk, ScsiGuard, ScsiKind, ScsiMount,
 };
 
 use crate::error::{Error, Result};
 use crate::image_file::{Content, ImageFile};
-use crate::rootfs::{LcowLayer, LcowLayers};
+use crate::rootfs::{HashTree, LcowLayer, LcowLayers};
 
 /// How layers are attached.
 #[derive(Debug, Clone)]
@@ -43,6 +45,11 @@ pub struct MountedLayers {
 enum LayerGuard {
     Pmem(PmemGuard),
     Scsi(ScsiGuard),
+    /// With the disk of its hash tree, which goes after it.
+    Proved {
+        layer: ScsiGuard,
+        tree: ScsiGuard,
+    },
 }
 
 /// Mounts a container's layers: persistent memory first, SCSI where that is full, too small or not to be used; then the
@@ -181,7 +188,9 @@ impl MountedLayers {
             note("the scratch disk's mount", scratch.release());
         }
         for layer in std::mem::take(&mut self.layers) {
-            note("a layer's mount", layer.release());
+            for error in layer.release() {
+                note("a layer's mount", Err(error));
+            }
         }
         errors
     }
@@ -198,20 +207,27 @@ impl LayerGuard {
     fn guest_path(&self) -> &str {
         match self {
             Self::Pmem(guard) => guard.guest_path(),
-            Self::Scsi(guard) => guard.guest_path().unwrap_or_default(),
+            Self::Scsi(guard) | Self::Proved { layer: guard, .. } => {
+                guard.guest_path().unwrap_or_default()
+            }
         }
     }
 
-    fn release(self) -> uvm::Result<()> {
-        match self {
-            Self::Pmem(guard) => guard.release(),
-            Self::Scsi(guard) => guard.release(),
-        }
+    fn release(self) -> Vec<uvm::Error> {
+        let releases = match self {
+            Self::Pmem(guard) => vec![guard.release()],
+            Self::Scsi(guard) => vec![guard.release()],
+            Self::Proved { layer, tree } => vec![layer.release(), tree.release()],
+        };
+        releases.into_iter().filter_map(Result::err).collect()
     }
 }
 
 fn add_layer(machine: &Machine, layer: &LcowLayer, options: &LayerOptions) -> Result<LayerGuard> {
     let failed = |error| Error::vm(format!("cannot add the layer {}", layer.path.display()), error);
+    if let Some(tree) = &layer.verity {
+        return add_proved(machine, layer, tree, options).map_err(failed);
+    }
     if !options.physically_backed && layer.partition == 0 && is_plain(layer)? {
         match machine.attach_pmem(&layer.path, &options.deadline) {
             Ok(guard) => return Ok(LayerGuard::Pmem(guard)),
@@ -230,6 +246,40 @@ fn add_layer(machine: &Machine, layer: &LcowLayer, options: &LayerOptions) -> Re
         .attach_scsi(&disk, Some(&mount), &options.deadline)
         .map(LayerGuard::Scsi)
         .map_err(failed)
+}
+
+/// Layer and hash tree as two disks: the guest reads the one through the other. Not in persistent memory, which is for
+/// reading in place.
+fn add_proved(
+    machine: &Machine,
+    layer: &LcowLayer,
+    tree: &HashTree,
+    options: &LayerOptions,
+) -> uvm::Result<LayerGuard> {
+    let disk = |path: &Path| ScsiDisk {
+        path: path.to_owned(),
+        read_only: true,
+        kind: ScsiKind::VirtualDisk,
+    };
+    let hashes = machine.attach_scsi(&disk(&tree.path), None, &options.deadline)?;
+    let slot = hashes.slot();
+    let mount = ScsiMount {
+        read_only: true,
+        options: vec!["ro".to_owned()],
+        verity: Some(VerityInfo {
+            ext4_size_in_bytes: i64::try_from(tree.data_size).unwrap_or(i64::MAX),
+            version: 1,
+            algorithm: "sha256".to_owned(),
+            super_block: true,
+            root_digest: tree.root_hash.clone(),
+            salt: tree.salt.clone(),
+            block_size: 4096,
+            hash_device: Some(ScsiDevice { controller: slot.controller, lun: slot.lun }),
+        }),
+        ..ScsiMount::default()
+    };
+    let layer = machine.attach_scsi(&disk(&layer.path), Some(&mount), &options.deadline)?;
+    Ok(LayerGuard::Proved { layer, tree: hashes })
 }
 
 /// Whether persistent memory would show the file system: it shows a file's bytes as they are, a VHDX's structure too.

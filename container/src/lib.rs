@@ -18,6 +18,7 @@ pub use lcow::{LayerOptions, MountedLayers, MountedRootfs, mount_lcow_layers};
 pub use linux::{Allocation, LinuxRequest, allocate_linux_resources};
 pub use resources::{Resources, release_resources};
 pub use rootfs::{
-    BlockCim, BlockCimKind, LcowLayer, LcowLayers, Rootfs, RootfsMount, check_sources, lcow_layers,
+    BlockCim, BlockCimKind, HashTree, LcowLayer, LcowLayers, Rootfs, RootfsMount, check_sources,
+    lcow_layers,
 };
 pub use vm_options::VmOptions;

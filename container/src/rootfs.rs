@@ -37,6 +37,28 @@ pub struct LcowLayer {
     pub path: PathBuf,
     /// The partition that holds the layer; 0 is the whole disk.
     pub partition: u64,
+    /// What proves each block that the guest reads of it.
+    pub verity: Option<HashTree>,
+}
+
+impl LcowLayer {
+    /// A layer that is the whole of a disk image.
+    pub fn whole(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), partition: 0, verity: None }
+    }
+}
+
+/// A dm-verity hash tree (format 1, SHA-256, blocks of 4096 bytes) in a file of its own, with its superblock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HashTree {
+    /// The tree's file.
+    pub path: PathBuf,
+    /// Bytes of the layer that it proves.
+    pub data_size: u64,
+    /// The root hash in hexadecimal digits.
+    pub root_hash: String,
+    /// The salt in hexadecimal digits.
+    pub salt: String,
 }
 
 /// A block CIM: a CIM inside one file or on one device.
@@ -163,7 +185,7 @@ impl LcowLayers {
         };
         let layers = parents
             .iter()
-            .map(|parent| Ok(LcowLayer { path: in_folder(parent, LAYER_NAMES)?, partition: 0 }))
+            .map(|parent| Ok(LcowLayer::whole(in_folder(parent, LAYER_NAMES)?)))
             .collect::<Result<_>>()?;
         Ok(Self { layers, scratch: in_folder(scratch, SCRATCH_NAMES)? })
     }
@@ -315,7 +337,10 @@ impl<'a> Options<'a> {
         }
         let layers = parents
             .into_iter()
-            .map(|parent| LcowLayer { path: parent.path.into(), partition: parent.partition })
+            .map(|parent| LcowLayer {
+                partition: parent.partition,
+                ..LcowLayer::whole(parent.path)
+            })
             .collect();
         Ok(LcowLayers { layers, scratch: self.required(SCRATCH)?.into() })
     }

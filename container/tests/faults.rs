@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use bridge::{Deadline, GuestRequest, RequestType, Resource};
 use container::{
-    Allocation, ErrorKind, LayerOptions, LcowLayer, LcowLayers, LinuxRequest, MountedRootfs,
-    Result, allocate_linux_resources, mount_lcow_layers, read_spec, release_resources,
+    Allocation, ErrorKind, HashTree, LayerOptions, LcowLayer, LcowLayers, LinuxRequest,
+    MountedRootfs, Result, allocate_linux_resources, mount_lcow_layers, read_spec,
+    release_resources,
 };
 use oci_spec::runtime::Spec;
 use serde_json::json;
@@ -55,7 +56,7 @@ impl World {
     }
 
     fn layers(&self) -> LcowLayers {
-        let layer = |name: &str| LcowLayer { path: self.path(name), partition: 0 };
+        let layer = |name: &str| LcowLayer::whole(self.path(name));
         LcowLayers { layers: vec![layer("top"), layer("base")], scratch: self.path("scratch") }
     }
 
@@ -367,10 +368,85 @@ fn where_a_layer_goes() {
     std::fs::write(world.path("parts"), table).unwrap();
     let parts = words(&world, &|layers, _| {
         for (layer, partition) in layers.layers.iter_mut().zip([2, 1]) {
-            *layer = LcowLayer { path: world.path("parts"), partition };
+            *layer = LcowLayer { partition, ..LcowLayer::whole(world.path("parts")) };
         }
     });
     assert_eq!(parts, ["scsi+ 0:0 parts ro", "scsi+ 0:1 scratch"]);
+}
+
+/// A layer and its hash tree: the tree comes first and goes last.
+fn proved(world: &World) -> LcowLayers {
+    std::fs::write(world.path("tree"), vec![0; 8192]).unwrap();
+    let tree = HashTree {
+        path: world.path("tree"),
+        data_size: 4096,
+        root_hash: "ab".repeat(32),
+        salt: "cd".repeat(32),
+    };
+    let layer = LcowLayer { verity: Some(tree), ..LcowLayer::whole(world.path("top")) };
+    LcowLayers { layers: vec![layer], ..world.layers() }
+}
+
+#[test]
+fn a_fault_at_every_step_of_a_proved_layer() {
+    let things = [
+        disk(["scsi+ 0:0 tree ro", ""], ["", "unplug 0:0", "scsi- 0:0"]),
+        disk(
+            ["scsi+ 0:1 top ro", "mount /run/mounts/scsi/m0"],
+            ["unmount /run/mounts/scsi/m0", "unplug 0:1", "scsi- 0:1"],
+        ),
+    ];
+    let made = ["scsi+ 0:0 tree ro", "scsi+ 0:1 top ro", "mount /run/mounts/scsi/m0"];
+    let mount =
+        |world: &World| mount_lcow_layers(&world.machine, "one", &proved(world), ROOT, &options());
+    for at in 0..made.len() {
+        let world = World::new();
+        world.vm.fail_at(at, refused());
+        mount(&world).unwrap_err();
+        let mut undo = things[1].undone(at.saturating_sub(1));
+        undo.extend(things[0].undone(at.min(1)));
+        assert_eq!(world.words(at + 1), undo, "step {at}");
+        world.assert_nothing_is_left();
+    }
+    let world = World::new();
+    let mounted = mount(&world).unwrap();
+    assert_eq!(world.words(0)[..3], made);
+    let Call::Guest(GuestRequest { resource: Resource::MappedVirtualDisk(disk), .. }) =
+        &world.vm.calls()[2]
+    else {
+        panic!("the layer is mounted")
+    };
+    let verity = disk.verity_info.clone().unwrap();
+    assert_eq!((verity.ext4_size_in_bytes, verity.super_block, disk.read_only), (4096, true, true));
+    assert_eq!(verity.hash_device, Some(bridge::ScsiDevice { controller: 0, lun: 0 }));
+    // The same layer for another container: the same disks and the same mount.
+    std::fs::write(world.path("scratch2"), vec![0; MIB]).unwrap();
+    let layers = LcowLayers { scratch: world.path("scratch2"), ..proved(&world) };
+    let before = world.vm.calls().len();
+    let second =
+        mount_lcow_layers(&world.machine, "two", &layers, "/run/gcs/c/two", &options()).unwrap();
+    assert!(!world.words(before).iter().any(|word| word.contains("top") || word.contains("tree")));
+    mounted.layers.release().unwrap();
+    second.layers.release().unwrap();
+    world.assert_nothing_is_left();
+}
+
+#[test]
+fn a_layer_without_its_hash_tree_is_not_mounted() {
+    let world = World::new();
+    for (change, kind) in [
+        (
+            &(|tree: &mut HashTree| tree.path.set_file_name("absent")) as &dyn Fn(&mut HashTree),
+            ErrorKind::NotFound,
+        ),
+        (&|tree| tree.data_size = 8192, ErrorKind::Corrupt),
+    ] {
+        let mut layers = proved(&world);
+        change(layers.layers[0].verity.as_mut().unwrap());
+        let mounted = mount_lcow_layers(&world.machine, "one", &layers, ROOT, &options());
+        assert_eq!(mounted.unwrap_err().kind(), kind);
+    }
+    assert_eq!(world.vm.calls().len(), 0);
 }
 
 #[test]
@@ -394,7 +470,7 @@ fn no_place_is_left() {
     for number in 0..300 {
         let path = world.path(&format!("layer-{number}"));
         std::fs::write(&path, erofs()).unwrap();
-        layers.layers.push(LcowLayer { path, partition: 0 });
+        layers.layers.push(LcowLayer::whole(path));
     }
     let error = mount_lcow_layers(&world.machine, "one", &layers, ROOT, &options()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NoLocation);
@@ -429,10 +505,7 @@ fn bad_files_are_refused_before_anything_is_attached() {
     std::fs::write(world.path("text"), "no layer").unwrap();
     std::fs::write(world.path("small"), "").unwrap();
     let with_layer = |name: &str| LcowLayers {
-        layers: vec![
-            world.layers().layers[0].clone(),
-            LcowLayer { path: world.path(name), partition: 0 },
-        ],
+        layers: vec![world.layers().layers[0].clone(), LcowLayer::whole(world.path(name))],
         ..world.layers()
     };
     let with_scratch = |name: &str| LcowLayers { scratch: world.path(name), ..world.layers() };

@@ -80,15 +80,17 @@ impl Stack {
         self.map(name, &target)
     }
 
-    /// `device` with every block proved by the hash tree behind its data. `prefix` begins the new device's name.
+    /// `device` with every block proved by the hash tree on `tree`, else by the one behind its data. `prefix` begins the
+    /// new device's name.
     pub(crate) fn verity(
         &mut self,
         prefix: &str,
         device: &Path,
+        tree: Option<&Path>,
         verity: &VerityInfo,
     ) -> Result<PathBuf> {
         let table = VerityTable::of(verity)?;
-        let parameters = table.parameters(device);
+        let parameters = table.parameters(device, tree);
         // A name has at most 127 bytes; the digest's beginning tells it apart.
         let digest = verity.root_digest.get(..32).unwrap_or(&verity.root_digest);
         let target = MappedTarget {
@@ -139,7 +141,6 @@ struct VerityTable<'a> {
     info: &'a VerityInfo,
     data_bytes: u64,
     block: u64,
-    hash_start: u64,
 }
 
 impl<'a> VerityTable<'a> {
@@ -175,12 +176,17 @@ impl<'a> VerityTable<'a> {
         if !matches!(info.algorithm.as_str(), "" | "sha256" | "sha512") {
             return invalid("an unknown algorithm");
         }
-        let hash_start = data_bytes / block + u64::from(info.super_block);
-        Ok(Self { info, data_bytes, block, hash_start })
+        Ok(Self { info, data_bytes, block })
     }
 
     /// Documentation/admin-guide/device-mapper/verity.rst. Format 1 whatever the request says: 0 is ChromeOS's.
-    fn parameters(&self, device: &Path) -> String {
+    fn parameters(&self, device: &Path, tree: Option<&Path>) -> String {
+        let blocks = self.data_bytes / self.block;
+        let (hashes, before) = match tree {
+            Some(tree) => (tree.display(), 0),
+            None => (device.display(), blocks),
+        };
+        let hash_start = before + u64::from(self.info.super_block);
         let (device, block) = (device.display(), self.block);
         let algorithm = match self.info.algorithm.as_str() {
             "" => "sha256",
@@ -190,14 +196,8 @@ impl<'a> VerityTable<'a> {
             "" => "-",
             salt => salt,
         };
-        let mut text = format!("1 {device} {device} {block} {block}");
-        let _ = write!(
-            text,
-            " {} {} {algorithm} {} {salt}",
-            self.data_bytes / block,
-            self.hash_start,
-            self.info.root_digest
-        );
+        let mut text = format!("1 {device} {hashes} {block} {block}");
+        let _ = write!(text, " {blocks} {hash_start} {algorithm} {} {salt}", self.info.root_digest);
         text
     }
 }
@@ -215,6 +215,7 @@ mod tests {
             root_digest: "ab".repeat(32),
             salt: String::new(),
             block_size: 4096,
+            hash_device: None,
         }
     }
 
@@ -224,8 +225,12 @@ mod tests {
         let info = info();
         let table = VerityTable::of(&info).unwrap();
         assert_eq!(
-            table.parameters(Path::new("/dev/sda")),
+            table.parameters(Path::new("/dev/sda"), None),
             format!("1 /dev/sda /dev/sda 4096 4096 2 3 sha256 {digest} -")
+        );
+        assert_eq!(
+            table.parameters(Path::new("/dev/sda"), Some(Path::new("/dev/sdb"))),
+            format!("1 /dev/sda /dev/sdb 4096 4096 2 1 sha256 {digest} -")
         );
     }
 

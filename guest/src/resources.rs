@@ -37,6 +37,8 @@ enum Place {
 struct Attached {
     /// The SCSI address, or none for persistent memory.
     disk: Option<ScsiDevice>,
+    /// The disk with the hash tree of this one.
+    tree: Option<ScsiDevice>,
     /// The path is a link to the device and no mount.
     is_link: bool,
     stack: Stack,
@@ -103,9 +105,11 @@ impl Resources {
         let mut device = self.devices.disk(disk, request.partition)?;
         let mut stack = Stack::default();
         let (controller, lun, partition) = (disk.controller, disk.lun, request.partition);
+        let tree = request.verity_info.as_ref().and_then(|verity| verity.hash_device);
         if let Some(verity) = &request.verity_info {
+            let tree = tree.map(|tree| self.devices.disk(tree, 0)).transpose()?;
             let prefix = format!("dm-verity-scsi-contr{controller}-lun{lun}-p{partition}");
-            device = stack.verity(&prefix, &device, verity)?;
+            device = stack.verity(&prefix, &device, tree.as_deref(), verity)?;
         }
         let mut file_system = request.filesystem.as_str();
         if request.encrypted {
@@ -130,7 +134,7 @@ impl Resources {
             }),
         };
         put?;
-        place.hold(Place::Device(Attached { disk: Some(disk), is_link, stack, made }));
+        place.hold(Place::Device(Attached { disk: Some(disk), tree, is_link, stack, made }));
         Ok(())
     }
 
@@ -146,11 +150,14 @@ impl Resources {
             device = stack.linear(name, &device, offset, size)?;
         }
         if let Some(verity) = &request.verity_info {
-            device = stack.verity(&format!("dm-verity-pmem{number}"), &device, verity)?;
+            let tree = verity.hash_device.map(|tree| self.devices.disk(tree, 0)).transpose()?;
+            let prefix = format!("dm-verity-pmem{number}");
+            device = stack.verity(&prefix, &device, tree.as_deref(), verity)?;
         }
         let mut made = MadeDirectories::default();
         put(&path, &mut made, || filesystem::mount(&device, &path, "", true, &[]))?;
-        place.hold(Place::Device(Attached { disk: None, is_link: false, stack, made }));
+        let tree = request.verity_info.as_ref().and_then(|verity| verity.hash_device);
+        place.hold(Place::Device(Attached { disk: None, tree, is_link: false, stack, made }));
         Ok(())
     }
 
@@ -202,7 +209,10 @@ impl Resources {
     }
 
     fn unplug(&self, disk: ScsiDevice) -> Result<()> {
-        let uses = |place: &Place| matches!(place, Place::Device(Attached { disk: Some(used), .. }) if *used == disk);
+        let uses = |place: &Place| match place {
+            Place::Device(Attached { disk: used, tree, .. }) => [used, tree].contains(&&Some(disk)),
+            _ => false,
+        };
         if let Some(path) = self.places.find(uses) {
             let (controller, lun) = (disk.controller, disk.lun);
             let path = path.display();

@@ -38,6 +38,9 @@ pub(crate) use terminal::RawTerminal;
 const RECORD: &str = "vm.json";
 const SOCKET: &str = "control.sock";
 
+/// Layers that can be persistent memory where that is asked for; hcsshim's default.
+const PMEM_DEVICES: u32 = 64;
+
 /// What is known about a machine without asking its owner.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Record {
@@ -235,6 +238,7 @@ pub(crate) fn boot(
         };
         config.memory = args.memory;
         config.processors = args.cpus;
+        config.pmem_devices = if args.pmem { PMEM_DEVICES } else { 0 };
         let record = Record {
             name: name.to_owned(),
             accelerator: args.accel.name().to_owned(),

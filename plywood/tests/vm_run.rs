@@ -12,7 +12,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use support::{IMAGE, Outcome, World};
+use support::{IMAGE, Layout, Outcome, Tar, World};
 
 /// A command that is killed with its test.
 struct Owner(Child);
@@ -171,7 +171,9 @@ fn refusals(world: &World) {
 fn vm_a_started_machine_stays_until_it_is_stopped() {
     let world = World::with_image();
     let run = |words: &[&str]| Outcome::of(plywood(&world).args(words).output().unwrap());
-    let started = run(&["vm", "start", "--vm-memory", "512M", "warm"]);
+    import(&world, "proved:1", "data", &vec![b'7'; 300 << 10], &["--verity"]);
+    pad(&world);
+    let started = run(&["vm", "start", "--vm-memory", "512M", "--vm-pmem", "warm"]);
     assert_eq!((started.code, started.stdout.as_str()), (0, "warm\n"), "{}", started.stderr);
     let twice = run(&["vm", "start", "warm"]);
     assert_eq!(twice.code, 5, "{}", twice.stderr);
@@ -179,6 +181,9 @@ fn vm_a_started_machine_stays_until_it_is_stopped() {
         let said = run(&["run", "--isolation", "vm", "--vm", "warm", IMAGE, "--", "echo", word]);
         assert_eq!((said.code, said.stdout), (0, format!("{word}\n")), "{}", said.stderr);
     }
+    proved(&world);
+    persistent_memory(&world);
+    scratches(&world);
     let found = world.json(&["vm", "inspect", "warm"]);
     assert_eq!((&found[0]["memory"], &found[0]["containers"]), (&512.into(), &[0; 0][..].into()));
     let owner = found[0]["pid"].as_i64().unwrap();
@@ -191,4 +196,85 @@ fn vm_a_started_machine_stays_until_it_is_stopped() {
     let nothing = run(&["vm", "start", "--kit", "/no/such", "warm"]);
     assert_eq!((nothing.code, nothing.stdout.as_str()), (3, ""), "{}", nothing.stderr);
     world.assert_no_traces();
+}
+
+/// An image like the tiny one, with one file more.
+fn import(world: &World, name: &'static str, file: &str, content: &[u8], options: &[&str]) {
+    let mut layout = Layout { name, ..Layout::tiny() };
+    let mut tar = Tar::new();
+    tar.file(file, 0o644, content);
+    layout.layers.push(tar.finish());
+    let path = world.path("another");
+    layout.write(&path);
+    let words = [&["image", "import"], options, &[path.to_str().unwrap()]].concat();
+    world.run(&words).ok();
+    fs::remove_dir_all(path).unwrap();
+}
+
+/// The topmost layer image of an image in the store.
+fn top_layer(world: &World, name: &str) -> PathBuf {
+    let found = world.json(&["image", "inspect", name]);
+    let layers = found[0]["layers"].as_array().unwrap();
+    let id = layers.last().unwrap()["id"].as_str().unwrap();
+    world.path("root/layers").join(format!("{}.erofs", id.trim_start_matches("sha256:")))
+}
+
+/// Imports `padded:1`, whose topmost layer image has whole 2 MiB.
+fn pad(world: &World) {
+    const UNIT: usize = 2 << 20;
+    for blocks in 1..8 {
+        import(world, "padded:1", "pad", &vec![b'p'; UNIT - 4096 * blocks], &[]);
+        if fs::metadata(top_layer(world, "padded:1")).unwrap().len() == UNIT as u64 {
+            return;
+        }
+    }
+    panic!("no layer image has 2 MiB");
+}
+
+fn in_warm(world: &World, options: &[&str], image: &str, script: &str) -> Outcome {
+    let mut command = plywood(world);
+    command.args(["run", "--isolation", "vm", "--vm", "warm"]).args(options);
+    Outcome::of(command.args([image, "--", "sh", "-c", script]).output().unwrap())
+}
+
+/// Layers that were imported with hash trees are read through them, and what was changed is not read.
+fn proved(world: &World) {
+    let script = "cat /sys/block/dm-*/dm/name; cat /data | wc -c";
+    let said = in_warm(world, &[], "proved:1", script).ok();
+    assert_eq!(said.matches("dm-verity-scsi").count(), 3, "{said}");
+    assert!(said.ends_with("307200\n"), "{said}");
+    let layer = top_layer(world, "proved:1");
+    let mut bytes = fs::read(&layer).unwrap();
+    let at = bytes.windows(4096).position(|block| block.iter().all(|byte| *byte == b'7')).unwrap();
+    bytes[at + 20000] ^= 1;
+    fs::write(&layer, &bytes).unwrap();
+    let outcome = in_warm(world, &[], "proved:1", "cat /data | wc -c");
+    assert!(outcome.stderr.contains("Input/output error"), "{outcome:?}");
+    bytes[at + 20000] ^= 1;
+    fs::write(&layer, &bytes).unwrap();
+    in_warm(world, &[], "proved:1", "cat /data > /dev/null").ok();
+    fs::remove_file(layer.with_extension("verity")).unwrap();
+    let said = in_warm(world, &[], "proved:1", "true").fails(4);
+    assert!(said.contains(".verity"), "without its tree a layer is not mounted: {said}");
+}
+
+/// A layer of whole 2 MiB is persistent memory, others are disks.
+fn persistent_memory(world: &World) {
+    let said = in_warm(world, &[], "padded:1", "ls /sys/block; cat /pad | wc -c").ok();
+    assert!(said.contains("pmem0\n") && !said.contains("pmem1"), "{said}");
+}
+
+fn scratches(world: &World) {
+    let script = "cat /sys/block/dm-*/dm/name; echo x > /new && cat /new";
+    let options = ["--encrypted-scratch", "--scratch-size", "400M"];
+    let said = in_warm(world, &options, IMAGE, script).ok();
+    assert!(said.contains("dm-crypt-scsi") && said.ends_with("x\n"), "{said}");
+    let small = in_warm(world, &["--encrypted-scratch", "--scratch-size", "64M"], IMAGE, "true");
+    assert!(small.fails(2).contains("too small"));
+    let script = "dd if=/dev/zero of=/fill bs=1M count=64 2>&1; echo still here";
+    let said = in_warm(world, &["--scratch-size", "24M"], IMAGE, script).ok();
+    assert!(said.contains("No space left on device") && said.ends_with("still here\n"), "{said}");
+    assert_eq!(in_warm(world, &["--encrypted-scratch", "--keep"], IMAGE, "true").code, 2);
+    world.run(&["run", "--encrypted-scratch", IMAGE]).fails(2);
+    world.run(&["run", "--vm-pmem", IMAGE]).fails(2);
 }

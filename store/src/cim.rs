@@ -160,6 +160,7 @@ impl LayerRecord {
             // The same blob gives another layer on another chain.
             blobs: Vec::new(),
             cim: Some(parts),
+            verity: None,
             created: Timestamp::now(),
         })
     }

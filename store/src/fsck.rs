@@ -379,6 +379,7 @@ impl Store {
         self.check_sources(read, contents, options, report)?;
         for (id, record) in &contents.layers {
             let Some((code, message)) = self.fault_of_layer(id, record, options, report) else {
+                self.check_tree(id, record, options, report);
                 continue;
             };
             // Removed by another thread meanwhile.
@@ -404,6 +405,28 @@ impl Store {
             report.error(code, format!("layer {id}"), message).advise(advice);
         }
         Ok(())
+    }
+
+    /// The hash tree of a layer whose image is sound, of which it can be made again.
+    fn check_tree(
+        &self,
+        id: &LayerId,
+        record: &LayerRecord,
+        options: FsckOptions,
+        report: &mut FsckReport,
+    ) {
+        let Some(verity) = &record.verity else { return };
+        let Some(message) = self.fault_of_tree(id, verity, options.checksums) else { return };
+        let finding = report.error("layer-verity", format!("layer {id}"), message);
+        // Only an image that was read is worth a new root hash.
+        if !(options.repair && options.checksums) {
+            finding.advise("`plywood fsck --repair` makes it again");
+            return;
+        }
+        match self.reseal_layer(id) {
+            Ok(()) => finding.repaired("made again"),
+            Err(error) => finding.advise(format!("it cannot be made again: {}", reason(&error))),
+        }
     }
 
     /// The table that leads from blobs to layers against the layers' own records.

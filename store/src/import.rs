@@ -87,6 +87,9 @@ pub struct ImportOptions {
     pub jobs: Option<NonZeroUsize>,
     /// How long to wait for another process that has the store open.
     pub wait: Duration,
+    /// Make the layers' hash trees, too: see [`Store::seal_layer`].
+    #[serde(default)]
+    pub verity: bool,
 }
 
 impl Default for ImportOptions {
@@ -98,6 +101,7 @@ impl Default for ImportOptions {
             max_size: None,
             jobs: None,
             wait: OpenOptions::default().wait,
+            verity: false,
         }
     }
 }
@@ -255,6 +259,12 @@ fn perform(
     let mut imported = Vec::new();
     for image in images {
         let image = store.take_image(&staging, image)?;
+        if options.verity {
+            for layer in &image.layers {
+                cancel.check().map_err(|error| Error::layer("making hash trees", error))?;
+                store.seal_layer(&layer.id)?;
+            }
+        }
         progress.report(&Event::Committed { image: &image });
         imported.push(image);
     }

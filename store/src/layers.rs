@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::Timestamp;
 use crate::staging::{CIMS, Staging};
 use crate::store::Store;
+use crate::verity::LayerVerity;
 use crate::{db, layout};
 
 /// What identifies a layer image, so that the same layer is stored once:
@@ -160,6 +161,9 @@ pub struct LayerRecord {
     /// What a CIM consists of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cim: Option<CimParts>,
+    /// Its hash tree, if one was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verity: Option<LayerVerity>,
     /// When it was made.
     pub created: Timestamp,
 }
@@ -178,6 +182,7 @@ impl LayerRecord {
             // The same blob gives another layer on another chain.
             blobs: if image.depends_on_parents { Vec::new() } else { vec![image.digest] },
             cim: None,
+            verity: None,
             created: Timestamp::now(),
         }
     }
@@ -287,7 +292,8 @@ impl Store {
         id: &LayerId,
         record: &LayerRecord,
     ) -> Result<bool> {
-        let mut record = record.clone();
+        // A tree comes when the image is there.
+        let mut record = LayerRecord { verity: None, ..record.clone() };
         if !id.is_of_diff() {
             // The same blob gives another layer on another chain.
             record.blobs.clear();
@@ -402,10 +408,14 @@ impl layout::Layout {
         if id.is_cim() { self.cim_layers() } else { self.layers() }
     }
 
-    /// All files of a layer image, a CIM's filesystem file last: without it the others are nobody's.
+    /// All files of a layer image: the image and its hash tree, or a CIM's with the filesystem file last, without which
+    /// the others are nobody's.
     pub(crate) fn layer_files(&self, id: &LayerId, record: &LayerRecord) -> Vec<PathBuf> {
         match &record.cim {
-            None => vec![self.layer(id)],
+            None => {
+                let tree = record.verity.as_ref().map(|_| self.layer_tree(id));
+                std::iter::once(self.layer(id)).chain(tree).collect()
+            }
             Some(parts) => {
                 parts.files.iter().map(|file| self.cim_layers().join(&file.name)).collect()
             }

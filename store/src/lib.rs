@@ -39,6 +39,7 @@ mod spares;
 mod staging;
 mod store;
 mod sweep;
+mod verity;
 mod windows;
 
 pub use below::Below;
@@ -64,4 +65,5 @@ pub use snapshots::check_labels;
 pub use staging::Staging;
 pub use store::{OpenOptions, Store};
 pub use sweep::{Remains, Swept};
+pub use verity::LayerVerity;
 pub use windows::{HostForm, ParentLayer, WindowsChain, WindowsHost};

@@ -132,6 +132,14 @@ const CASES: &[Case] = &[
         points: &["commit-metadata", "commit-done", "buried"],
     },
     Case {
+        name: "seal",
+        act: |root| {
+            let applied = LayerId::of_diff(&Digest::of(b"already applied"));
+            open(root).unwrap().seal_layer(&applied).unwrap();
+        },
+        points: &["tree-synced", "tree-renamed", "commit-metadata", "tree-recorded"],
+    },
+    Case {
         name: "collect",
         act: |root| {
             let store = open(root).unwrap();
@@ -237,9 +245,10 @@ fn state(store: &Store) -> Vec<String> {
             lines.push(format!("  {files:?}"));
         }
     }
-    lines.extend(
-        store.layers().unwrap().iter().map(|layer| format!("{} {}", layer.id, layer.path.exists())),
-    );
+    lines.extend(store.layers().unwrap().iter().map(|layer| {
+        let tree = layer.verity().map(|(path, _)| path.exists());
+        format!("{} {} {tree:?}", layer.id, layer.path.exists())
+    }));
     lines.extend(store.images().unwrap().iter().map(|image| image.reference.clone()));
     lines
 }

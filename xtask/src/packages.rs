@@ -74,6 +74,8 @@ const TEST: &[&str] = &[
     // losetup, mount and unshare of util-linux; the container images of the run tests.
     "util-linux",
     "mount",
+    // The judge of hash trees.
+    "cryptsetup-bin",
     // Mounts for users without privileges.
     "fuse3",
     "busybox-static",

@@ -226,6 +226,10 @@ pub struct VerityInfo {
     /// Bytes of a block, of data and of hashes.
     #[serde(skip_serializing_if = "is_default")]
     pub block_size: i64,
+    /// The disk that holds nothing but the tree, and with `super_block` that before it; without it the tree is behind the
+    /// data. Ours: an agent that does not know it looks behind the data, and finds no tree there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hash_device: Option<ScsiDevice>,
 }
 
 /// Persistent memory and where it is mounted.

@@ -184,10 +184,11 @@ fn resources() {
                 algorithm: "sha256".to_owned(),
                 root_digest: "ab".to_owned(),
                 block_size: 4096,
+                hash_device: Some(ScsiDevice { controller: 1, lun: 2 }),
                 ..VerityInfo::default()
             }),
         }))),
-        r#"{BASE,"Request":{"RequestType":"Add","ResourceType":"VPMemDevice","Settings":{"DeviceNumber":1,"MountPath":"/run/layers/p1-4096-8192","MappingInfo":{"DeviceOffsetInBytes":4096,"DeviceSizeInBytes":8192},"VerityInfo":{"Ext4SizeInBytes":4096,"Version":1,"Algorithm":"sha256","RootDigest":"ab","BlockSize":4096}}}}"#,
+        r#"{BASE,"Request":{"RequestType":"Add","ResourceType":"VPMemDevice","Settings":{"DeviceNumber":1,"MountPath":"/run/layers/p1-4096-8192","MappingInfo":{"DeviceOffsetInBytes":4096,"DeviceSizeInBytes":8192},"VerityInfo":{"Ext4SizeInBytes":4096,"Version":1,"Algorithm":"sha256","RootDigest":"ab","BlockSize":4096,"HashDevice":{"Controller":1,"Lun":2}}}}}"#,
     );
     golden(
         &modify(GuestRequest::add(Resource::MappedDirectory(MappedDirectory {

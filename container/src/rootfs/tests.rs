@@ -72,7 +72,7 @@ fn our_names_stand_in_for_the_usual_ones() {
 fn partitioned_layers() {
     let parents = r#"parent-partitioned-layers=[{"Path":"/d","Partition":2},{"Path":"/d","Partition":1},{"Path":"/e"}]"#;
     let layers = lcow_layers(&[mount("lcow-partitioned-layer", "", &["scratch=/s", parents])], &[]);
-    let layer = |path: &str, partition| LcowLayer { path: path.into(), partition };
+    let layer = |path: &str, partition| LcowLayer { partition, ..LcowLayer::whole(path) };
     assert_eq!(
         layers.unwrap(),
         LcowLayers {

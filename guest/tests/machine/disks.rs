@@ -204,6 +204,37 @@ pub(crate) fn a_hash_tree_proves_a_layer(machine: &Machine, images: &Images) {
     }
     machine.detach(good);
     machine.detach(bad);
+    let (data, tree) = (slot(0, 11), slot(3, 63));
+    let (size, root_digest, salt) = images.tree("tree");
+    machine.attach(images, "top.erofs", data, true);
+    machine.attach(images, "tree", tree, true);
+    let hash_device = ScsiDevice { controller: tree.controller, lun: tree.lun };
+    let verity = VerityInfo {
+        ext4_size_in_bytes: size.cast_signed(),
+        super_block: true,
+        root_digest,
+        salt,
+        hash_device: Some(hash_device),
+        ..verity
+    };
+    let proved = |verity: VerityInfo| MappedVirtualDisk {
+        verity_info: Some(verity),
+        ..layer(data, "/run/proved")
+    };
+    let absent = ScsiDevice { controller: 4, lun: 0 };
+    machine.refusal(added(proved(VerityInfo { hash_device: Some(absent), ..verity.clone() })));
+    machine.mount(proved(verity.clone())).unwrap();
+    let (_, said) = machine.run(ROOT, &[in_vm("/run")], "cat /mnt/proved/name");
+    assert_eq!(said, "top\n");
+    let refusal = machine.refusal(GuestRequest::remove(Resource::ScsiDevice(hash_device)));
+    assert!(refusal.contains("still in use at /run/proved"), "{refusal}");
+    machine.unmount("/run/proved").unwrap();
+    // Of another layer's root hash nothing can be read, not even to mount it.
+    let other = VerityInfo { root_digest: "5".repeat(64), ..verity };
+    let refusal = machine.refusal(added(proved(other)));
+    assert!(refusal.contains("Input/output error"), "{refusal}");
+    machine.detach(data);
+    machine.detach(tree);
 }
 
 pub(crate) fn a_block_device_reaches_a_container(machine: &Machine, images: &Images) {

@@ -107,6 +107,26 @@ impl Images {
     }
 }
 
+impl Images {
+    /// A tree of the top layer by veritysetup, in a file of its own; the layer's size, the root hash and the salt.
+    pub(crate) fn tree(&self, name: &str) -> (u64, String, String) {
+        let data = self.path("top.erofs");
+        let output = Command::new("/usr/sbin/veritysetup")
+            .arg("format")
+            .args([&data, &self.path(name)])
+            .output()
+            .expect("veritysetup of cryptsetup-bin is installed");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        let value = |key: &str| {
+            let line = text.lines().find(|line| line.starts_with(key)).unwrap();
+            line.rsplit(char::is_whitespace).next().unwrap().to_owned()
+        };
+        // A disk has whole sectors, and here they are of 4096 bytes already.
+        (fs::metadata(data).unwrap().len(), value("Root hash:"), value("Salt:"))
+    }
+}
+
 fn run(command: &mut Command) {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));

@@ -13,6 +13,7 @@ fn chain(layers: usize, active: bool) -> (Chain, Vec<PathBuf>, Option<ScratchDir
             entries: 0,
             hides_lower: false,
             cim: None,
+            verity: None,
             blobs: Vec::new(),
             created: Timestamp::now(),
         },

@@ -127,6 +127,7 @@ pub fn layer_at(path: &Path, name: &str, files: &[(&str, &[u8])]) -> Layer {
             entries: files.len() as u64 + 1,
             hides_lower: false,
             cim: None,
+            verity: None,
             blobs: Vec::new(),
             created: Timestamp::now(),
         },

@@ -33,7 +33,8 @@ Examples:
   plywood image import debian.tar
   plywood image import --ref debian:12 oci-layout/
   skopeo copy docker://alpine oci-archive:/dev/stdout | plywood image import --ref alpine -
-  plywood image import --base debian:12 --ref mine changes.tar.gz")]
+  plywood image import --base debian:12 --ref mine changes.tar.gz
+  plywood image import --verity debian.tar      proved in virtual machines, block by block")]
 pub(crate) struct ImageImportArgs {
     /// Archives or layout directories; `-` is standard input.
     #[arg(required = true, value_name = "FILE")]
@@ -53,6 +54,9 @@ pub(crate) struct ImageImportArgs {
     /// How many layers to convert at the same time [default: the number of processors].
     #[arg(long, value_name = "N")]
     pub(crate) jobs: Option<std::num::NonZeroUsize>,
+    /// Make a hash tree of each layer, with which virtual machines prove every block that they read (dm-verity).
+    #[arg(long)]
+    pub(crate) verity: bool,
 }
 
 /// `image list`

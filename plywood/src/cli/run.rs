@@ -21,7 +21,9 @@ Examples:
   plywood run --mount type=bind,source=/srv/data,target=/data,ro debian:12 -- ls /data
   plywood run --keep --name build --scratch-size 2G debian:12 -- apt-get update
   plywood snapshot diff container/build         what that run changed
-  plywood run --isolation vm debian:12 -- uname -r     in a virtual machine, with its own kernel")]
+  plywood run --isolation vm debian:12 -- uname -r     in a virtual machine, with its own kernel
+  plywood run --isolation vm --encrypted-scratch --scratch-size 2G debian:12 -- sh -c 'echo secret > /key'
+  plywood run --isolation vm --vm-pmem --vm-memory 512M debian:12 -- df /")]
 pub(crate) struct RunArgs {
     /// The image's reference.
     #[arg(value_name = "REF")]

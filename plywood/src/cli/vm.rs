@@ -12,8 +12,11 @@ use crate::exit::{Exit, Failure};
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Options for --isolation vm")]
 pub(crate) struct VmArgs {
+    /// Encrypt what the container writes with a key that only the virtual machine has: it is lost when the container ends.
+    #[arg(long, conflicts_with = "keep")]
+    pub(crate) encrypted_scratch: bool,
     /// Run in the virtual machine of this name, which another `plywood run` or `plywood vm start` has booted [default: one of its own].
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["kit", "accel", "memory", "cpus"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["kit", "accel", "memory", "cpus", "pmem"])]
     pub(crate) vm: Option<String>,
     #[command(flatten)]
     pub(crate) boot: BootArgs,
@@ -34,15 +37,20 @@ pub(crate) struct BootArgs {
     /// The virtual machine's processors.
     #[arg(long = "vm-cpus", id = "cpus", value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) cpus: u32,
+    /// Attach layers as persistent memory, which the guest reads in place, where their size allows it: whole 2 MiB.
+    #[arg(long = "vm-pmem", id = "pmem")]
+    pub(crate) pmem: bool,
 }
 
 impl VmArgs {
     /// A container without a virtual machine has no use for these.
     pub(crate) fn refuse(&self) -> Result<(), Failure> {
-        match self.vm.is_some() || self.boot.kit.is_some() {
+        let used =
+            [self.vm.is_some(), self.boot.kit.is_some(), self.boot.pmem, self.encrypted_scratch];
+        match used.contains(&true) {
             true => Err(Failure::new(
                 Exit::Usage,
-                "--vm and --kit are for containers in a virtual machine",
+                "--vm, --kit, --vm-pmem and --encrypted-scratch are for containers in a virtual machine",
             )
             .hint("add --isolation vm")),
             false => Ok(()),

@@ -35,6 +35,7 @@ pub(crate) fn import(session: &mut Session, args: &ImageImportArgs) -> Result<()
         base: args.base.clone(),
         max_size: args.max_size,
         jobs: args.jobs,
+        verity: args.verity,
         ..ImportOptions::default()
     };
     let cancel = cancel_on_signal()?;

@@ -14,12 +14,12 @@ use bridge::{
     StartContainer, StdioPorts, WaitForProcess,
 };
 use container::{
-    LayerOptions, LcowLayer, LcowLayers, LinuxRequest, allocate_linux_resources, guest_spec,
-    read_spec, release_resources,
+    HashTree, LayerOptions, LcowLayer, LcowLayers, LinuxRequest, allocate_linux_resources,
+    guest_spec, read_spec, release_resources,
 };
 
 use super::owner::{ANSWER, KILL, Owner};
-use super::protocol::{self, Answer, RunAsk, Tell};
+use super::protocol::{self, Answer, LayerAsk, RunAsk, Tell};
 use super::relay::Relay;
 use crate::exit::{Exit, Failure};
 
@@ -42,11 +42,7 @@ impl Owner {
         let seat = self.lock_out(&ask.name)?;
         let spec = read_spec(ask.spec.to_string().as_bytes())?;
         let layers = LcowLayers {
-            layers: ask
-                .layers
-                .iter()
-                .map(|path| LcowLayer { path: path.clone(), partition: 0 })
-                .collect(),
+            layers: ask.layers.iter().map(layer).collect(),
             scratch: ask.scratch.clone(),
         };
         let root = guest_root(&ask.name);
@@ -57,7 +53,7 @@ impl Owner {
             guest_root: &root,
             sandbox: false,
             options: LayerOptions {
-                encrypted_scratch: false,
+                encrypted_scratch: ask.encrypted,
                 physically_backed: false,
                 deadline: Deadline::after(MOUNT),
             },
@@ -214,6 +210,16 @@ impl Owner {
             let _ = self.signal(name, process, KILL);
         }
     }
+}
+
+fn layer(ask: &LayerAsk) -> LcowLayer {
+    let verity = ask.verity.as_ref().map(|tree| HashTree {
+        path: tree.path.clone(),
+        data_size: tree.data_size,
+        root_hash: tree.root_hash.clone(),
+        salt: tree.salt.clone(),
+    });
+    LcowLayer { verity, ..LcowLayer::whole(&ask.path) }
 }
 
 fn guest_root(name: &str) -> String {

@@ -58,13 +58,33 @@ pub(crate) struct AttachAsk {
 pub(crate) struct RunAsk {
     pub(crate) name: String,
     /// Layer images, topmost first.
-    pub(crate) layers: Vec<PathBuf>,
+    pub(crate) layers: Vec<LayerAsk>,
     pub(crate) scratch: PathBuf,
+    /// With a key that ends with the container.
+    pub(crate) encrypted: bool,
     /// An OCI runtime specification with paths of the host.
     pub(crate) spec: Value,
     pub(crate) tty: bool,
     /// Rows and columns.
     pub(crate) size: Option<(u16, u16)>,
+}
+
+/// A layer image.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct LayerAsk {
+    pub(crate) path: PathBuf,
+    pub(crate) verity: Option<TreeAsk>,
+}
+
+/// Its hash tree.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct TreeAsk {
+    pub(crate) path: PathBuf,
+    /// Bytes of the layer image.
+    pub(crate) data_size: u64,
+    /// In hexadecimal digits, as the salt.
+    pub(crate) root_hash: String,
+    pub(crate) salt: String,
 }
 
 /// What is said about a container while it runs.

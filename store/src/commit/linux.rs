@@ -33,6 +33,7 @@ pub(super) fn convert(
         hides_lower: false,
         blobs: Vec::new(),
         cim: None,
+        verity: None,
         created: Timestamp::now(),
     };
     Ok((id, record))

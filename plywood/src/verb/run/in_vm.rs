@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
-use store::{Chain, ImageRecord, Scratch, ScratchPaths};
+use store::{Chain, ImageRecord, Layer, Scratch, ScratchPaths};
 use uvm::qemu::BootPhase;
 
 use super::config::{self, Execute, Place};
@@ -22,7 +22,7 @@ use crate::cli::{Isolation, Network, RunArgs};
 use crate::container::{Body, Container};
 use crate::exit::{Exit, Failure};
 use crate::host::{Host, require_root};
-use crate::vm::protocol::{Answer, Ask, RunAsk};
+use crate::vm::protocol::{Answer, Ask, LayerAsk, RunAsk, TreeAsk};
 use crate::vm::{self, Conversation, Owner, RawTerminal};
 
 /// What a container can write to in a virtual machine, if not said otherwise: a sparse file.
@@ -92,6 +92,17 @@ pub(super) fn run(session: &mut Session, args: &RunArgs) -> Result<ExitCode> {
     }
 }
 
+/// A layer, with its hash tree if it has one.
+fn layer_ask(layer: &Layer) -> LayerAsk {
+    let verity = layer.verity().map(|(path, verity)| TreeAsk {
+        path,
+        data_size: layer.record.image_size,
+        root_hash: verity.root_hash.hex(),
+        salt: verity.salt.hex(),
+    });
+    LayerAsk { path: layer.path.clone(), verity }
+}
+
 struct Running<'a> {
     host: &'a Host,
     args: &'a RunArgs,
@@ -137,6 +148,10 @@ impl Running<'_> {
                 .context("cannot prepare the container's snapshot")?;
             store.chain(key.as_bytes()).context("cannot read the container's snapshot")?
         };
+        if self.args.vm.encrypted_scratch {
+            // The guest makes a file system on what only it can read.
+            return Ok(chain);
+        }
         // Formatted here: an emulated machine takes longer for it.
         let registry = self.host.registry()?;
         let holder = self.container.holder();
@@ -152,6 +167,7 @@ impl Running<'_> {
             anyhow::bail!(Failure::new(Exit::NotSupported, text));
         }
         let layers: Vec<PathBuf> = chain.layers.iter().map(|layer| layer.path.clone()).collect();
+        let asks = chain.layers.iter().map(layer_ask).collect();
         let scratch = match &chain.scratch {
             Some(ScratchPaths::Image { path, .. }) => path.clone(),
             _ => anyhow::bail!("the container's snapshot has no scratch image"),
@@ -159,8 +175,9 @@ impl Running<'_> {
         Ok(RunAsk {
             name: self.container.name().to_owned(),
             spec: self.specification(&layers, execute)?,
-            layers,
+            layers: asks,
             scratch,
+            encrypted: self.args.vm.encrypted_scratch,
             tty: self.args.tty,
             size: if self.args.tty { RawTerminal::size() } else { None },
         })
