@@ -10,11 +10,10 @@ mod roots;
 mod template;
 
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
-use serde::Serialize;
 use store::{Labels, Layer};
 
+use crate::activated::{check_name, not_found};
 use crate::activation::making::Making;
 use crate::activation::plan::Plan;
 use crate::activation::roots::Roots;
@@ -22,10 +21,9 @@ use crate::clock::{time_of, unix_time_now};
 use crate::record::Record;
 use crate::state::ActivationState;
 use crate::volumes::volume_id;
-use crate::{Error, ErrorKind, Holder, HolderKind, Mount, Registry, Result};
-
-/// Longest name of an activation in bytes.
-const NAME_LIMIT: usize = 4096;
+use crate::{
+    Activation, ActiveMount, Error, ErrorKind, Holder, HolderKind, Mount, Registry, Result,
+};
 
 /// How [`Registry::activate`] works.
 #[derive(Clone)]
@@ -55,32 +53,6 @@ impl std::fmt::Debug for ActivateOptions<'_> {
             .field("roots", &self.roots)
             .finish_non_exhaustive()
     }
-}
-
-/// Mounts that were performed under a name, and those that are left to the caller.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Activation {
-    /// Its name.
-    pub name: String,
-    /// What was performed, in the order of the request.
-    pub active: Vec<ActiveMount>,
-    /// What the caller has to mount, at the directory where it wants everything.
-    pub system: Vec<Mount>,
-    /// As given.
-    pub labels: Labels,
-    /// When it began.
-    pub since: SystemTime,
-}
-
-/// A mount that an activation performed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ActiveMount {
-    /// The mount, with templates filled in and without what was for the mount manager.
-    pub mount: Mount,
-    /// Where it is; for a `loop` mount a link to the device.
-    pub mount_point: PathBuf,
-    /// When it was mounted.
-    pub mounted_at: SystemTime,
 }
 
 impl Registry {
@@ -184,21 +156,6 @@ const ACTIVATIONS: &str = "t";
 
 fn holder_of(name: &str) -> Holder {
     Holder::new(HolderKind::Activation, name)
-}
-
-fn check_name(name: &str) -> Result<()> {
-    match name.len() {
-        0 => Err(Error::new(ErrorKind::Invalid, "an activation needs a name")),
-        1..=NAME_LIMIT => Ok(()),
-        _ => {
-            let message = format!("the name of an activation is longer than {NAME_LIMIT} bytes");
-            Err(Error::new(ErrorKind::Invalid, message))
-        }
-    }
-}
-
-fn not_found(name: &str) -> Error {
-    Error::new(ErrorKind::NotFound, format!("there is no activation {name}"))
 }
 
 fn described(name: &str, state: &ActivationState) -> Option<Activation> {

@@ -10,6 +10,7 @@
 //!
 //! [`windows`] does the same on Windows hosts, with what they have in place of mounts.
 
+mod activated;
 #[cfg(target_os = "linux")]
 mod activation;
 mod clock;
@@ -51,8 +52,9 @@ mod volumes;
 pub mod windows;
 mod windows_form;
 
+pub use activated::{Activation, ActiveMount};
 #[cfg(target_os = "linux")]
-pub use activation::{ActivateOptions, Activation, ActiveMount};
+pub use activation::ActivateOptions;
 #[cfg(target_os = "linux")]
 pub use description::{MountForm, describe, describe_erofs};
 pub use error::{Error, ErrorKind, Result};

@@ -1,5 +1,12 @@
 //! What every call goes through: the caller's right, its deadline, one span of the log, and the counters.
 
+#[cfg(target_os = "linux")]
+#[path = "calls/socket_caller.rs"]
+mod caller;
+#[cfg(windows)]
+#[path = "calls/pipe_caller.rs"]
+mod caller;
+
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -7,7 +14,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use tonic::body::Body;
-use tonic::transport::server::UdsConnectInfo;
 use tonic::{Code, Status};
 use tower::{Layer, Service as TowerService};
 use tracing::{Instrument as _, Span};
@@ -54,7 +60,7 @@ impl<S> Layer<S> for CallLayer {
     type Service = Calls<S>;
 
     fn layer(&self, inner: S) -> Calls<S> {
-        Calls { inner, service: self.service.clone(), owner: rustix::process::geteuid().as_raw() }
+        Calls { inner, service: self.service.clone(), allowed: caller::Allowed::now() }
     }
 }
 
@@ -63,16 +69,7 @@ impl<S> Layer<S> for CallLayer {
 pub(crate) struct Calls<S> {
     inner: S,
     service: Service,
-    /// Who may call, beside root.
-    owner: u32,
-}
-
-impl<S> Calls<S> {
-    fn may_call(&self, request: &http::Request<Body>) -> bool {
-        let connection = request.extensions().get::<UdsConnectInfo>();
-        let peer = connection.and_then(|connection| connection.peer_cred);
-        peer.is_some_and(|peer| peer.uid() == 0 || peer.uid() == self.owner)
-    }
+    allowed: caller::Allowed,
 }
 
 impl<S> TowerService<http::Request<Body>> for Calls<S>
@@ -93,7 +90,7 @@ where
         let method = method(request.uri().path());
         let span = tracing::info_span!("call", method, key = tracing::field::Empty);
         let call = Call::begin(self.service.clone(), method, span.clone());
-        if !self.may_call(&request) {
+        if !self.allowed.may_call(&request) {
             let status = Status::permission_denied("only root and the daemon's own user may call");
             return Box::pin(std::future::ready(Ok(call.watch(status.into_http()))));
         }

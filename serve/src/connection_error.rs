@@ -27,12 +27,10 @@ pub enum ConnectionErrorKind {
 }
 
 impl ConnectionError {
-    #[cfg(target_os = "linux")]
     pub(crate) fn new(kind: ConnectionErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), source: None }
     }
 
-    #[cfg(target_os = "linux")]
     pub(crate) fn because(mut self, source: impl Into<Cause>) -> Self {
         self.source = Some(source.into());
         self

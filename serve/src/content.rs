@@ -4,6 +4,12 @@
 //! failure. Between a stream and the thread that works on it is a channel of a few chunks: whoever is slower decides,
 //! and no more than those are in memory. When the caller of an RPC goes away both sides of the channel end.
 
+#[cfg(windows)]
+#[path = "content/pipe_dial.rs"]
+mod dial;
+#[cfg(unix)]
+#[path = "content/socket_dial.rs"]
+mod dial;
 mod reader;
 mod writer;
 
@@ -64,7 +70,7 @@ fn connect(address: &Path) -> Channel {
     let connector = tower::service_fn(move |_: Uri| {
         let address = address.clone();
         async move {
-            let connected = tokio::net::UnixStream::connect(&address).await;
+            let connected = dial::dial(&address).await;
             connected.map(TokioIo::new).map_err(|error| {
                 let message = format!("cannot connect to {}: {error}", address.display());
                 std::io::Error::new(error.kind(), message)

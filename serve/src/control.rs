@@ -9,6 +9,11 @@
 //! of causes travels with its messages and kinds, and arrives as a chain of [`RemoteCause`]s.
 
 mod client;
+#[cfg(target_os = "linux")]
+#[path = "control/descriptors/linux.rs"]
+mod descriptors;
+#[cfg(windows)]
+#[path = "control/descriptors/windows.rs"]
 mod descriptors;
 mod operations;
 mod service;
@@ -22,7 +27,9 @@ use serde::{Deserialize, Serialize};
 use store::import::PlannedLayer;
 
 pub use self::client::Client;
-pub use self::descriptors::{Descriptors, Peer};
+pub use self::descriptors::Descriptors;
+#[cfg(target_os = "linux")]
+pub use self::descriptors::Peer;
 pub use self::operations::{
     Chain, Commit, CommittedLayers, Export, FindBlob, FindImage, FindLayer, Fsck, Gc, Hello,
     Images, Import, Input, Keyed, List, Prepare, Remove, RemoveImage, RemoveOwned, Request, Stat,

@@ -15,25 +15,22 @@
 #![cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "what the daemon needs"))]
 
 pub mod api;
-#[cfg(target_os = "linux")]
 mod calls;
 mod cause;
 mod config;
 mod connection_error;
-#[cfg(target_os = "linux")]
 mod content;
-#[cfg(target_os = "linux")]
 pub mod control;
-#[cfg(target_os = "linux")]
 mod diff;
 mod error;
+mod host_activations;
 mod logging;
 mod metrics;
-#[cfg(target_os = "linux")]
 mod mounts;
 #[cfg(target_os = "linux")]
 mod server;
 mod service;
+mod services;
 #[cfg(target_os = "linux")]
 mod signals;
 mod snapshots;

@@ -1,9 +1,7 @@
 //! What is counted, for Prometheus.
 
-#[cfg(target_os = "linux")]
 mod exporter;
 
-#[cfg(target_os = "linux")]
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -20,11 +18,12 @@ use prometheus_client::registry::{Registry, Unit};
 use store::{Collected, Swept};
 use tonic::Code;
 
-#[cfg(target_os = "linux")]
 pub(crate) use exporter::Exporter;
 
-#[cfg(target_os = "linux")]
 use crate::service::Service;
+
+/// The journal of a Linux host's mounts, in the run directory.
+const JOURNAL: &str = "mounts.journal";
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByCode {
@@ -116,7 +115,7 @@ impl Default for Metrics {
             "Layer images and scratches mounted now",
             metrics.volumes.clone(),
         );
-        let help = "Length of the journal of mounts";
+        let help = "Length of the journal of mounts (of Linux hosts)";
         registry.register_with_unit("journal", help, Unit::Bytes, metrics.journal.clone());
         registry.register("snapshots", "Snapshots by kind", metrics.snapshots.clone());
         Self { registry, ..metrics }
@@ -189,12 +188,16 @@ impl Metrics {
     }
 
     /// Everything in the text format, with what is not counted but looked up.
-    #[cfg(target_os = "linux")]
     fn text(&self, service: &Service) -> Result<String, std::fmt::Error> {
-        if let Ok(volumes) = service.registry().volumes() {
-            self.volumes.set(i64::try_from(volumes.len()).unwrap_or(i64::MAX));
+        let volumes = match service.activations() {
+            Some(host) => host.volume_count(),
+            None => service.registry().volumes().map(|volumes| volumes.len()),
+        };
+        if let Ok(volumes) = volumes {
+            self.volumes.set(i64::try_from(volumes).unwrap_or(i64::MAX));
         }
-        self.journal.set(length(&service.registry().run_dir().join("mounts.journal")));
+        let run = service.config().run.clone();
+        self.journal.set(length(&run.join(JOURNAL)));
         if let Ok(snapshots) = service.store().list(&[]) {
             for kind in [store::Kind::Active, store::Kind::View, store::Kind::Committed] {
                 let number = snapshots.iter().filter(|snapshot| snapshot.kind == kind).count();
@@ -214,7 +217,6 @@ fn count<const N: usize>(family: &Family<ByResult, Counter>, counts: [(&'static 
     }
 }
 
-#[cfg(target_os = "linux")]
 fn length(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |metadata| metadata.len())
 }

@@ -1,13 +1,20 @@
 //! `containerd.services.mounts.v1`: lists of mounts performed under a name, for tools and shims.
 
+#[cfg(target_os = "linux")]
+mod kernel;
+#[cfg(windows)]
+#[path = "mounts/no_kernel.rs"]
+mod kernel;
+
 use std::borrow::Cow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use mount::{ActivateOptions, Activation, ErrorKind};
+use layer::Cancel;
+use mount::{Activation, ErrorKind};
 use prost_types::Timestamp;
-use store::{Fields, Filter, Layer};
+use store::{Fields, Filter};
 use tokio_stream::Stream;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status};
@@ -99,20 +106,39 @@ fn activate(
     temporary: bool,
 ) -> Result<Activation, Status> {
     let mounts: Vec<mount::Mount> = mounts.into_iter().map(given).collect();
-    let store = service.store();
-    let layer_of = |path: &Path| -> Option<Layer> {
-        // What cannot be looked up is mounted as any other file.
-        store.layer_at(path).ok().flatten()
+    let activated = match service.activations() {
+        // The call goes on when nobody waits for it any more, and can be undone.
+        Some(host) => host.activate(name, &mounts, labels, temporary, &Cancel::new()),
+        None => kernel::activate(service, name, &mounts, labels, temporary),
     };
-    let roots = [store.root().to_owned()];
-    let options = ActivateOptions { labels, temporary, roots: &roots, layer_of: &layer_of };
-    service.registry().activate(name, &mounts, &options).map_err(|error| match error.kind() {
+    activated.map_err(|error| match error.kind() {
         // NotFound would mean that there is no such activation.
         ErrorKind::NotFound => {
             Status::new(Code::FailedPrecondition, status::of_mount(&error).message())
         }
         _ => failed(&error),
     })
+}
+
+fn deactivate(service: &Service, name: &str) -> mount::Result<()> {
+    match service.activations() {
+        Some(host) => host.deactivate(name),
+        None => kernel::deactivate(service, name),
+    }
+}
+
+fn activation(service: &Service, name: &str) -> mount::Result<Activation> {
+    match service.activations() {
+        Some(host) => host.activation(name),
+        None => kernel::activation(service, name),
+    }
+}
+
+fn activations(service: &Service) -> mount::Result<Vec<Activation>> {
+    match service.activations() {
+        Some(host) => host.activations(),
+        None => kernel::activations(service),
+    }
 }
 
 fn given(mount: types::Mount) -> mount::Mount {
@@ -199,10 +225,8 @@ impl Interface for Mounts {
         request: Request<api::DeactivateRequest>,
     ) -> Result<Response<()>, Status> {
         let name = Namespace::of(request.metadata())?.full(request.into_inner().name)?;
-        self.call(name, |service, name| {
-            service.registry().deactivate(name).map_err(|error| failed(&error))
-        })
-        .await?;
+        self.call(name, |service, name| deactivate(service, name).map_err(|error| failed(&error)))
+            .await?;
         Ok(Response::new(()))
     }
 
@@ -213,9 +237,7 @@ impl Interface for Mounts {
         let namespace = Namespace::of(request.metadata())?;
         let name = namespace.full(request.into_inner().name)?;
         let activation = self
-            .call(name, |service, name| {
-                service.registry().activation(name).map_err(|error| failed(&error))
-            })
+            .call(name, |service, name| activation(service, name).map_err(|error| failed(&error)))
             .await?;
         Ok(Response::new(api::InfoResponse { info: Some(info(&namespace, activation)) }))
     }
@@ -243,7 +265,7 @@ impl Interface for Mounts {
                 let filters: Vec<&str> = filters.iter().map(String::as_str).collect();
                 let filter =
                     Filter::parse_all(&filters).map_err(|error| status::of_store(&error))?;
-                let all = service.registry().activations().map_err(|error| failed(&error))?;
+                let all = activations(service).map_err(|error| failed(&error))?;
                 let chosen = all.into_iter().filter(|activation| {
                     let name = namespace.own(&activation.name);
                     name.is_some_and(|name| filter.matches(&Filtered { name, activation }))

@@ -6,18 +6,17 @@ use mount::{Holder, HolderKind, Registry};
 use sd_notify::NotifyState;
 use store::{OpenOptions, Store, WindowsHost};
 use tokio::sync::watch;
-use tonic::transport::server::Router;
 
-use crate::calls::CallLayer;
 use crate::config::Config;
-use crate::control::{ControlService, Note};
+use crate::control::Note;
 use crate::error::{Error, ErrorKind, Result};
 use crate::logging::Logging;
 use crate::metrics::Exporter;
 use crate::service::Service;
+use crate::services::{HEALTHY, router};
 use crate::signals::{Event, Signals};
 use crate::socket::{self, Socket};
-use crate::{diff, mounts, snapshots, status, text};
+use crate::{diff, host_activations, mounts, snapshots, status, text};
 
 /// How long the start waits for a command that has the store or the journal open.
 const WAIT: Duration = Duration::from_secs(10);
@@ -168,7 +167,9 @@ fn open(config: Config, host: Option<WindowsHost>) -> Result<Service> {
             "swept the store"
         );
     }
-    let service = Service::new(store, registry, config);
+    let host = store.host().cloned();
+    let activations = host.map(|host| host_activations::open(&config.run, &host)).transpose()?;
+    let service = Service::new(store, registry, activations, config);
     service.metrics().swept(&swept);
     service.metrics().reconciled(&report);
     Ok(service)
@@ -190,39 +191,6 @@ fn is_alive(store: &Store, holder: &Holder) -> bool {
         },
         _ => true,
     }
-}
-
-/// Names that the health service knows: each service, and the daemon as a whole.
-const HEALTHY: [&str; 4] = [
-    "",
-    "containerd.services.diff.v1.Diff",
-    "containerd.services.mounts.v1.Mounts",
-    "containerd.services.snapshots.v1.Snapshots",
-];
-
-/// All services of the socket.
-async fn router(
-    service: &Service,
-) -> (
-    tonic_health::server::HealthReporter,
-    Router<tower::layer::util::Stack<CallLayer, tower::layer::util::Identity>>,
-) {
-    let (health, health_server) = tonic_health::server::health_reporter();
-    for name in HEALTHY {
-        health.set_service_status(name, tonic_health::ServingStatus::Serving).await;
-    }
-    let router = tonic::transport::Server::builder()
-        // Requests are small, except where the command line streams an image.
-        .initial_stream_window_size(1 << 20)
-        .initial_connection_window_size(4 << 20)
-        .max_concurrent_streams(1024)
-        .layer(CallLayer { service: service.clone() })
-        .add_service(health_server)
-        .add_service(diff::server(service.clone()))
-        .add_service(mounts::server(service.clone()))
-        .add_service(snapshots::server(service.clone()))
-        .add_service(ControlService::server(service.clone()));
-    (health, router)
 }
 
 /// The services of containerd's interfaces without a socket, for tests that call them inside their own process. Nobody's

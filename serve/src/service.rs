@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 #[cfg(target_os = "linux")]
 use mount::Registry;
+use mount::windows::Activations;
 use store::{Remains, Store};
 use tokio::sync::{Semaphore, oneshot};
 use tonic::Status;
@@ -25,6 +26,8 @@ pub(crate) struct Service(Arc<Shared>);
 struct Shared {
     store: Store,
     registry: Registry,
+    /// On a Windows host: what the mounts service performs there.
+    activations: Option<Activations>,
     config: RwLock<Arc<Config>>,
     metrics: Metrics,
     idle_volumes: AtomicBool,
@@ -32,11 +35,17 @@ struct Shared {
 }
 
 impl Service {
-    pub(crate) fn new(store: Store, registry: Registry, config: Config) -> Self {
+    pub(crate) fn new(
+        store: Store,
+        registry: Registry,
+        activations: Option<Activations>,
+        config: Config,
+    ) -> Self {
         let config = RwLock::new(Arc::new(config));
         Self(Arc::new(Shared {
             store,
             registry,
+            activations,
             config,
             metrics: Metrics::default(),
             idle_volumes: AtomicBool::new(true),
@@ -50,6 +59,11 @@ impl Service {
 
     pub(crate) fn registry(&self) -> &Registry {
         &self.0.registry
+    }
+
+    /// What the mounts service performs on a Windows host.
+    pub(crate) fn activations(&self) -> Option<&Activations> {
+        self.0.activations.as_ref()
     }
 
     /// The configuration as of now; a reload replaces it.

@@ -1,5 +1,5 @@
-//! The daemon on a Windows host: containerd's snapshots service and health on a named pipe, as a Windows service or in a
-//! console. **Never run on a real HCS host**; the pipe and the service's calls are tested under Wine.
+//! The daemon on a Windows host: the same services as on Linux on a named pipe, as a Windows service or in a console.
+//! **Never run on a real HCS host**; the pipe and the services' calls are tested under Wine.
 
 mod log_file;
 mod pipe;
@@ -13,15 +13,26 @@ use sys::windows::{Host, System};
 use tokio::sync::watch;
 
 use crate::config::Config;
+use crate::control::Note;
 use crate::error::{Error, ErrorKind, Result};
+use crate::host_activations;
+use crate::metrics::Exporter;
 use crate::service::Service;
-use crate::snapshots;
+use crate::services::{HEALTHY, router};
 
 pub use pipe::connect;
+pub(crate) use pipe::open as open_pipe;
 
-/// Where the volumes of a Linux host are on record; here containers' own programs mount.
+/// Where the volumes of a Linux host are on record; on this one the accounts of [`host_activations`] are.
 #[derive(Debug)]
 pub(crate) struct Registry;
+
+impl Registry {
+    #[expect(clippy::unused_self, reason = "as on Linux")]
+    pub(crate) fn volumes(&self) -> mount::Result<Vec<mount::windows::CimVolume>> {
+        Ok(Vec::new())
+    }
+}
 
 /// How long the start waits for a command that has the store open.
 const WAIT: Duration = Duration::from_secs(10);
@@ -94,48 +105,49 @@ fn host(config: &Config, api: Arc<dyn Host>) -> Result<WindowsHost> {
         let doing = format!("windows.layers = {:?} cannot be had here", form.name());
         Error::caused(ErrorKind::Configuration, doing, error)
     })?;
-    if form == HostForm::Cims {
-        tracing::warn!(
-            "the daemon has no differ on Windows: layers come as CIMs only from elsewhere"
-        );
-    }
     Ok(WindowsHost::new(form, api))
 }
 
 fn open(config: Config, host: Option<WindowsHost>) -> Result<Service> {
     let options = OpenOptions { wait: WAIT, create: true, read_only: false };
+    let activations =
+        host.as_ref().map(|host| host_activations::open(&config.run, host)).transpose()?;
     let store = Store::open_on(&config.root, options, host)
         .map_err(|error| Error::caused(ErrorKind::Store, "cannot open the store", error))?;
     let swept = store.swept().clone();
     if !swept.is_empty() {
         tracing::info!(removed = swept.removed.len(), kept = ?swept.kept, "swept the store");
     }
-    let service = Service::new(store, Registry, config);
+    let service = Service::new(store, Registry, activations, config);
     service.metrics().swept(&swept);
     Ok(service)
 }
-
-/// Names that the health service knows.
-const HEALTHY: [&str; 2] = ["", "containerd.services.snapshots.v1.Snapshots"];
 
 async fn serve(
     service: Service,
     listener: pipe::Listener,
     mut stopping: watch::Receiver<bool>,
 ) -> Result<()> {
-    let (health, health_server) = tonic_health::server::health_reporter();
-    for name in HEALTHY {
-        health.set_service_status(name, tonic_health::ServingStatus::Serving).await;
+    let config = service.config();
+    // For commands that look for the daemon elsewhere.
+    let _note = Note::leave(&config.root, &config.address)?;
+    if let Some(address) = &config.metrics_address {
+        let exporter = Exporter::listen(address).await?;
+        tracing::info!("metrics on {}", exporter.address());
+        tokio::spawn(exporter.serve(service.clone()));
     }
-    let router = tonic::transport::Server::builder()
-        .add_service(health_server)
-        .add_service(snapshots::server(service));
+    let (mut health, router) = router(&service).await;
     let mut told = stopping.clone();
     let serving =
         tokio::spawn(router.serve_with_incoming_shutdown(listener.accept(), async move {
             let _ = told.wait_for(|stop| *stop).await;
         }));
     let _ = stopping.wait_for(|stop| *stop).await;
+    for name in HEALTHY {
+        health.set_service_status(name, tonic_health::ServingStatus::NotServing).await;
+        // Ends the streams of those who watch it, which would be waited for.
+        health.clear_service_status(name).await;
+    }
     let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
         Error::caused(ErrorKind::Io, "serving failed", error)
     };
@@ -150,7 +162,7 @@ async fn serve(
     }
 }
 
-/// The snapshots service over a pipe, for tests: on any host that answers for Windows.
+/// The services over a pipe, for tests: on any host that answers for Windows.
 ///
 /// # Errors
 /// As [`run`].

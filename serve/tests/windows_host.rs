@@ -4,17 +4,27 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "test code")]
 
+#[allow(dead_code, unreachable_pub, reason = "every test file uses its own part")]
+#[path = "support/contents.rs"]
+mod contents;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use contents::Contents;
+use layer::Digest;
 use serve::Config;
+use serve::api::diff::diff_client::DiffClient;
+use serve::api::diff::{ApplyRequest, DiffRequest};
+use serve::api::mounts::mounts_client::MountsClient;
+use serve::api::mounts::{ActivateRequest, DeactivateRequest, InfoRequest, ListRequest};
 use serve::api::snapshots::snapshots_client::SnapshotsClient;
 use serve::api::snapshots::{
     CommitSnapshotRequest, MountsRequest, PrepareSnapshotRequest, RemoveSnapshotRequest,
     ViewSnapshotRequest,
 };
-use serve::api::types::Mount;
+use serve::api::types::{Descriptor, Mount};
 use store::{HostForm, WindowsHost};
 use sys::windows::HResult;
 use sys::windows::recording::Recorder;
@@ -26,6 +36,7 @@ struct Host {
     directory: tempfile::TempDir,
     api: Recorder,
     runtime: Runtime,
+    routes: Routes,
     client: SnapshotsClient<Routes>,
 }
 
@@ -38,8 +49,10 @@ impl Host {
         let api = Recorder::new();
         let host = WindowsHost::new(form, Arc::new(api.clone()));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        config.containerd_address = directory.path().join("containerd.sock");
         let routes = serve::in_process_on(config, Some(host)).unwrap();
-        Self { directory, api, runtime, client: SnapshotsClient::new(routes) }
+        let client = SnapshotsClient::new(routes.clone());
+        Self { directory, api, runtime, routes, client }
     }
 
     fn snapshots(&self) -> PathBuf {
@@ -65,6 +78,30 @@ impl Host {
         let request =
             ViewSnapshotRequest { key: key.into(), parent: parent.into(), ..Default::default() };
         Ok(self.runtime.block_on(self.client.view(request))?.into_inner().mounts)
+    }
+
+    fn apply(&self, mounts: &[Mount], layer: &Descriptor) -> Result<Descriptor, Status> {
+        let (diff, mounts) = (Some(layer.clone()), mounts.to_vec());
+        let request = ApplyRequest { diff, mounts, ..Default::default() };
+        let answer = self.runtime.block_on(DiffClient::new(self.routes.clone()).apply(request))?;
+        Ok(answer.into_inner().applied.unwrap())
+    }
+
+    fn compare(&self, left: &[Mount], right: &[Mount]) -> Result<Descriptor, Status> {
+        let (left, right) = (left.to_vec(), right.to_vec());
+        let media_type = TAR.to_owned();
+        let request = DiffRequest { left, right, media_type, ..Default::default() };
+        let answer = self.runtime.block_on(DiffClient::new(self.routes.clone()).diff(request))?;
+        Ok(answer.into_inner().diff.unwrap())
+    }
+
+    /// Unpacks a layer onto `parent`, as containerd does.
+    fn unpack(&mut self, contents: &Contents, name: &str, parent: &str, tar: &[u8]) {
+        let key = format!("extract-1 {name}");
+        let mounts = self.prepare(&key, parent, "").unwrap();
+        let applied = self.apply(&mounts, &described(contents, tar)).unwrap();
+        assert_eq!(applied.digest, Digest::of(tar).to_string());
+        self.commit(name, &key).unwrap();
     }
 
     fn commit(&mut self, name: &str, key: &str) -> Result<(), Status> {
@@ -148,4 +185,133 @@ fn what_cims_cannot_is_refused_by_code() {
     let unfilled = folders.commit("base", "extract-1 base").unwrap_err();
     assert_eq!(unfilled.code(), Code::FailedPrecondition);
     assert_eq!(folders.prepare("c", "", label).unwrap_err().code(), Code::InvalidArgument);
+}
+
+const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
+
+/// Puts a layer into containerd's content store.
+fn described(contents: &Contents, tar: &[u8]) -> Descriptor {
+    Descriptor {
+        media_type: TAR.to_owned(),
+        digest: contents.add(tar).to_string(),
+        size: i64::try_from(tar.len()).unwrap(),
+        annotations: BTreeMap::new(),
+    }
+}
+
+/// A Windows layer; `None` is a directory.
+fn layer(entries: &[(&str, Option<&str>)]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (name, content) in [("Files", None), ("Hives", None)].iter().chain(entries) {
+        let attributes: &[u8] = if content.is_none() { b"16" } else { b"32" };
+        tar.append_pax_extensions([("MSWINDOWS.fileattr", attributes)]).unwrap();
+        let mut header = tar::Header::new_ustar();
+        header.set_mtime(1_700_000_000);
+        let (kind, bytes) = match content {
+            None => (tar::EntryType::Directory, ""),
+            Some(text) => (tar::EntryType::Regular, *text),
+        };
+        header.set_entry_type(kind);
+        header.set_size(bytes.len() as u64);
+        tar.append_data(&mut header, name, bytes.as_bytes()).unwrap();
+    }
+    tar.into_inner().unwrap()
+}
+
+#[test]
+fn layers_become_cims_and_are_compared() {
+    let mut host = Host::new(HostForm::Cims);
+    let contents =
+        Contents::start_at(&host.directory.path().join("containerd.sock"), &host.runtime);
+    host.unpack(&contents, "base", "", &layer(&[("Files/a", Some("one")), ("Files/b", Some("b"))]));
+    let above =
+        layer(&[("Files/.wh.b", Some("")), ("Files/a", Some("two")), ("Files/c", Some("c"))]);
+    host.unpack(&contents, "top", "base", &above);
+    let (below, upper) = (host.view("v1", "base").unwrap(), host.view("v2", "top").unwrap());
+
+    // What a Windows host's own differ cannot: the layer comes back as one.
+    let diff = host.compare(&below, &upper).unwrap();
+    let tar = contents.blob(&diff.digest);
+    let mut names = Vec::new();
+    for entry in tar::Archive::new(tar.as_slice()).entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut entry, &mut text).unwrap();
+        names.push((entry.path().unwrap().display().to_string(), text));
+    }
+    let named = |name: &str, text: &str| (name.to_owned(), text.to_owned());
+    for found in [named("Files/.wh.b", ""), named("Files/a", "two"), named("Files/c", "c")] {
+        assert!(names.contains(&found), "{found:?} in {names:?}");
+    }
+    assert!(!names.iter().any(|(name, _)| name == "Files/b"), "{names:?}");
+    // Applied elsewhere it gives the same image.
+    let mut other = Host::new(HostForm::Cims);
+    let others =
+        Contents::start_at(&other.directory.path().join("containerd.sock"), &other.runtime);
+    other.unpack(&others, "base", "", &layer(&[("Files/a", Some("one")), ("Files/b", Some("b"))]));
+    other.unpack(&others, "top", "base", &tar);
+    let (left, right) = (other.view("v1", "base").unwrap(), other.view("v2", "top").unwrap());
+    assert_eq!(other.compare(&left, &right).unwrap(), diff);
+    // The whole of an image, and of nothing.
+    let whole = host.compare(&[], &upper).unwrap();
+    let again = host.compare(&upper, &upper).unwrap();
+    assert!(contents.blob(&whole.digest).len() > tar.len());
+    assert!(contents.blob(&again.digest).len() < tar.len());
+
+    // Windows' own tools read what a container wrote to its disk.
+    let container = host.prepare("c", "top", "").unwrap();
+    assert_eq!(host.compare(&upper, &container).unwrap_err().code(), Code::Unimplemented);
+    let layer = described(&contents, &above);
+    assert_eq!(host.apply(&container, &layer).unwrap_err().code(), Code::Unimplemented);
+    assert_eq!(host.apply(&upper, &layer).unwrap_err().code(), Code::Unimplemented);
+}
+
+#[test]
+fn the_mounts_service_performs_what_containerd_cannot() {
+    let host = Host::new(HostForm::Cims);
+    let scratch = r"\\?\Volume{11111111-2222-3333-4444-555555555555}";
+    host.api.answer("GetLayerMountPath", scratch);
+    let mut client = MountsClient::new(host.routes.clone());
+    let mut mount = Mount {
+        r#type: "CimFS".to_owned(),
+        source: r"C:\s\3".to_owned(),
+        target: String::new(),
+        options: vec!["rw".to_owned(), r#"parentCimPaths=["C:\\c\\2.cim"]"#.to_owned()],
+    };
+    let request = |mount: &Mount| ActivateRequest {
+        name: "a".into(),
+        mounts: vec![mount.clone()],
+        ..Default::default()
+    };
+    let info = host.runtime.block_on(client.activate(request(&mount))).unwrap();
+    let info = info.into_inner().info.unwrap();
+    assert_eq!(info.active[0].mount_point, format!(r"{scratch}\"));
+    assert_eq!(
+        (info.name.as_slice(), &info.system[0].r#type),
+        (b"a".as_slice(), &"bind".to_owned())
+    );
+    let twice = host.runtime.block_on(client.activate(request(&mount))).unwrap_err();
+    assert_eq!(twice.code(), Code::AlreadyExists);
+    let named = InfoRequest { name: "a".into() };
+    let found = host.runtime.block_on(client.info(named)).unwrap().into_inner().info.unwrap();
+    assert_eq!(found, info);
+    let listed = host.runtime.block_on(async {
+        let mut list = client.list(ListRequest::default()).await.unwrap().into_inner();
+        list.message().await.unwrap().unwrap().info.unwrap()
+    });
+    assert_eq!(listed, info);
+    host.runtime.block_on(client.deactivate(DeactivateRequest { name: "a".into() })).unwrap();
+    let gone = host.runtime.block_on(client.deactivate(DeactivateRequest { name: "a".into() }));
+    assert_eq!(gone.unwrap_err().code(), Code::NotFound);
+    assert!(host.api.volumes().is_empty());
+
+    // What containerd mounts itself is left to it.
+    mount.r#type = "windows-layer".to_owned();
+    mount.options = vec![r#"parentLayerPaths=["C:\\s\\1"]"#.to_owned()];
+    let left = host.runtime.block_on(client.activate(request(&mount))).unwrap_err();
+    assert_eq!(left.code(), Code::Unimplemented);
+    mount.options.clear();
+    mount.r#type = "CimFS".to_owned();
+    let wrong = host.runtime.block_on(client.activate(request(&mount))).unwrap_err();
+    assert_eq!(wrong.code(), Code::InvalidArgument);
 }

@@ -93,6 +93,11 @@ impl WindowsHost {
         Self { form, api }
     }
 
+    /// Its interfaces, for whoever mounts what the store keeps.
+    pub fn interfaces(&self) -> Arc<dyn Host> {
+        Arc::clone(&self.api)
+    }
+
     /// How it keeps layers.
     pub fn form(&self) -> HostForm {
         self.form

@@ -175,6 +175,13 @@ pub struct FileIdentity {
     number: u128,
 }
 
+impl FileIdentity {
+    /// The volume's number and the file's on it, for another process to compare.
+    pub fn parts(self) -> (u64, u128) {
+        (self.volume, self.number)
+    }
+}
+
 /// Which file is at `path`, a symbolic link itself.
 ///
 /// # Errors

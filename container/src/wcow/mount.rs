@@ -17,8 +17,8 @@ use std::sync::Arc;
 use layer::Cancel;
 use mount::windows::{
     CimVolumes, PathKind, WindowsCims, WindowsLayer, WindowsLayers, WindowsPath, layer_id,
+    overlay_document,
 };
-use serde::Serialize;
 use sys::windows::{Host, LayerDescriptor};
 use uvm::hcs::{
     HcsLayer, VirtualSmbShareOptions, VsmbRequest, VsmbShare, WindowsCombined, WindowsDisk,
@@ -166,7 +166,7 @@ impl WcowCloser {
         let attached = self.host.layers.attach_scratch(scratch, id, cancel).map_err(failed)?;
         self.undo.push(Undo::Scratch(scratch.clone()));
         let root = volume.path.to_string_lossy().into_owned();
-        let data = overlay(vec![hcs_layer(&volume.guid, format!("{root}Files"))])?;
+        let data = overlay(Some((&volume.guid, &format!("{root}Files"))))?;
         self.host.host().attach_overlay_filter(&attached.volume, &data).map_err(|error| {
             Error::native(format!("cannot attach the overlay filter to {scratch}"), error)
         })?;
@@ -372,7 +372,7 @@ pub fn release_cimfs_host_layers(host: &WcowHost, id: &str, scratch: &WindowsPat
 }
 
 fn detach_overlay(host: &WcowHost, volume: &str) -> Result<()> {
-    let data = overlay(Vec::new())?;
+    let data = overlay(None)?;
     host.host().detach_overlay_filter(volume, &data).map_err(|error| {
         Error::native(format!("cannot detach the overlay filter from {volume}"), error)
     })
@@ -420,24 +420,6 @@ fn hcs_layer(id: &sys::windows::Guid, path: String) -> HcsLayer {
     HcsLayer { id: id.to_string(), path }
 }
 
-/// The document of the overlay filter; without layers for detaching it.
-fn overlay(layers: Vec<HcsLayer>) -> Result<String> {
-    #[derive(Serialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Version {
-        major: u32,
-        minor: u32,
-    }
-    #[derive(Serialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct LayerData {
-        schema_version: Version,
-        #[serde(skip_serializing_if = "Vec::is_empty")]
-        layers: Vec<HcsLayer>,
-        filter_type: &'static str,
-    }
-    let schema_version = Version { major: 2, minor: 1 };
-    let data = LayerData { schema_version, layers, filter_type: "UnionFS" };
-    serde_json::to_string(&data)
-        .map_err(|error| Error::caused(ErrorKind::Invalid, "cannot write a document", error))
+fn overlay(layer: Option<(&sys::windows::Guid, &str)>) -> Result<String> {
+    overlay_document(layer).map_err(|error| Error::mount("cannot use the overlay filter", error))
 }

@@ -163,6 +163,16 @@ impl WindowsLayers {
         Ok(true)
     }
 
+    /// For whom a scratch is attached, and its volume if that is done; `None` if it is not on record.
+    ///
+    /// # Errors
+    /// Those of the ledger.
+    pub fn owner_of(&self, scratch: &WindowsPath) -> Result<Option<(String, Option<String>)>> {
+        let locked = self.ledger.locked()?;
+        let entry = locked.state.scratches.get(&scratch.key());
+        Ok(entry.map(|entry| (entry.owner.clone(), entry.volume.clone())))
+    }
+
     /// Mounts the root file system that a `windows-layer` mount describes: `target` becomes a link to its volume. An
     /// empty folder there makes way, and comes back when it is unmounted.
     ///

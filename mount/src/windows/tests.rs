@@ -1,5 +1,6 @@
 //! Sequences of calls against tables written from hcs-layers.md 1.3, 1.4 and 2.6 and containerd.md 10.
 
+mod activations;
 mod cims;
 mod layers;
 

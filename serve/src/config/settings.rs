@@ -1,7 +1,7 @@
 //! The table of settings: key, meaning, how a value is read and written.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::Config;
 
@@ -217,7 +217,7 @@ fn named<T: PartialEq>(value: T, words: &[(&'static str, T)]) -> &'static str {
 }
 
 fn path(value: &str) -> Result<PathBuf, String> {
-    match value.starts_with('/') && !value.contains('\0') {
+    match Path::new(value).is_absolute() && !value.contains('\0') {
         true => Ok(value.into()),
         false => Err("expected an absolute path".to_owned()),
     }

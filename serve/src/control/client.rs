@@ -1,18 +1,26 @@
 //! The command's side: one connection, one call at a time, blocking.
 
+#[cfg(windows)]
+#[path = "client/pipe.rs"]
+mod reached;
+#[cfg(target_os = "linux")]
+#[path = "client/socket.rs"]
+mod reached;
+
 use std::io;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use layer::Cancel;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use tower::service_fn;
 
+use self::reached::Reached;
 use super::operations::{Hello, Request, Welcome};
 use super::serving::identity;
 use super::{Fault, Operation, PROTOCOL, Progress, Reply};
@@ -46,8 +54,8 @@ impl Client {
             ConnectionError::new(ConnectionErrorKind::Broken, message)
         };
         // The usual case, in which there is no daemon, must not cost more than this call.
-        let stream = match UnixStream::connect(address) {
-            Ok(stream) => stream,
+        let reached = match Reached::at(address) {
+            Ok(reached) => reached,
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 let message = format!("no permission to use the daemon at {}", address.display());
                 return Err(
@@ -58,12 +66,9 @@ impl Client {
             Err(_) => return Ok(None),
         };
         let Some(root) = identity(root) else { return Ok(None) };
-        let pid = rustix::net::sockopt::socket_peercred(&stream)
-            .map_or(0, |peer| peer.pid.as_raw_nonzero().get().unsigned_abs());
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| broken("no event loop").because(error))?;
+        let pid = reached.pid();
+        let (runtime, stream) =
+            reached.into_parts().map_err(|error| broken("no event loop").because(error))?;
         let channel = runtime
             .block_on(channel(stream))
             .map_err(|error| broken("no connection").because(error))?;
@@ -200,9 +205,10 @@ fn is_foreign(error: &ConnectionError) -> bool {
 }
 
 /// A channel over this one connection: what comes after its end is an error and not another daemon.
-async fn channel(stream: UnixStream) -> Result<Channel, Fault> {
-    stream.set_nonblocking(true)?;
-    let stream = Mutex::new(Some(tokio::net::UnixStream::from_std(stream)?));
+async fn channel(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> Result<Channel, Fault> {
+    let stream = Mutex::new(Some(stream));
     let connector = service_fn(move |_| {
         let taken = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
         let gone = || io::Error::new(io::ErrorKind::ConnectionReset, "the connection has ended");
@@ -210,4 +216,9 @@ async fn channel(stream: UnixStream) -> Result<Channel, Fault> {
     });
     // The address is not used, but must be one.
     Ok(Endpoint::from_static("http://plywood.invalid").connect_with_connector(connector).await?)
+}
+
+/// What runs a command's one connection.
+fn runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }

@@ -1,28 +1,25 @@
 //! The operations, and doing them.
 
-use std::collections::HashSet;
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Mutex;
-use std::time::Duration;
 
 use layer::Digest;
-use mount::{Holder, HolderKind, Registry};
 use serde::{Deserialize, Serialize};
 use store::{
     CommitOptions, ExportPlan, FsckOptions, FsckReport, GcItem, GcOptions, ImageRecord, Labels,
     Layer, LayerId, Scratch, Snapshot,
 };
-use sys::process::Process;
 
 use super::{Call, Fault, Operation, PROTOCOL, Reply};
 
 mod import;
+#[cfg(target_os = "linux")]
+mod kernel;
+#[cfg(windows)]
+#[path = "operations/no_kernel.rs"]
+mod kernel;
 
 pub use import::{Import, Input};
-
-/// How long an operation waits for another process that uses the journal of mounts.
-const WAIT: Duration = Duration::from_secs(30);
 
 macro_rules! operations {
     ($($name:ident),+ $(,)?) => {
@@ -86,13 +83,16 @@ operations!(
 
 /// A failed step, said before its cause.
 #[derive(Debug)]
-struct Failed {
+pub(in crate::control) struct Failed {
     message: String,
     source: Fault,
 }
 
 impl Failed {
-    fn because(message: impl Into<String>, source: impl Into<Fault>) -> Fault {
+    pub(in crate::control) fn because(
+        message: impl Into<String>,
+        source: impl Into<Fault>,
+    ) -> Fault {
         Box::new(Self { message: message.into(), source: source.into() })
     }
 }
@@ -286,8 +286,8 @@ impl Operation for Commit {
 
     fn perform(self, call: &Call<'_>) -> Result<Keyed, Fault> {
         let store = call.store()?;
-        let mut options = CommitOptions {
-            labels: self.labels,
+        let options = CommitOptions {
+            labels: self.labels.clone(),
             cancel: call.cancel.clone(),
             ..CommitOptions::default()
         };
@@ -295,46 +295,8 @@ impl Operation for Commit {
         let Some(Scratch::Image { .. }) = active.scratch else {
             return Ok(Keyed(store.commit(&self.name, &self.key, &options)?));
         };
-        let chain = store.chain(&self.key)?;
-        let held = HeldScratch::new(call, &chain, "commit")?;
-        options.upper = Some(held.upper.clone());
-        let committed = store.commit(&self.name, &self.key, &options);
-        held.release()?;
-        Ok(Keyed(committed?))
+        kernel::commit_image(call, self, options).map(Keyed)
     }
-}
-
-/// A mounted scratch image, unmounted again unless somebody else holds it too.
-struct HeldScratch {
-    registry: Registry,
-    holder: Holder,
-    upper: PathBuf,
-}
-
-impl HeldScratch {
-    fn new(call: &Call<'_>, chain: &store::Chain, what: &str) -> Result<Self, Fault> {
-        let name = chain.snapshot.name();
-        let registry = registry(call)?;
-        // Not of the kind of snapshots: those are given back when there is none of that name.
-        let holder = Holder::new(HolderKind::User, format!("{what} of {name}"))
-            .with_process(Process::current()?);
-        let scratch = registry.hold_scratch(chain, &holder).map_err(|error| {
-            Failed::because(format!("cannot mount the scratch of {name}"), error)
-        })?;
-        Ok(Self { registry, holder, upper: scratch.upper })
-    }
-
-    fn release(self) -> Result<(), Fault> {
-        self.registry
-            .release(&self.holder)
-            .map_err(|error| Failed::because("cannot unmount the scratch", error))?;
-        Ok(())
-    }
-}
-
-fn registry(call: &Call<'_>) -> Result<Registry, Fault> {
-    Registry::open(call.run, WAIT)
-        .map_err(|error| Failed::because("cannot open the journal of mounts", error))
 }
 
 /// Removes a snapshot.
@@ -499,19 +461,9 @@ impl Operation for Gc {
     type Answer = Vec<GcItem>;
 
     fn perform(self, call: &Call<'_>) -> Result<Vec<GcItem>, Fault> {
-        let mounted = mounted_layers(call)?;
+        let mounted = kernel::mounted_layers(call)?;
         Ok(call.store()?.gc(self.options, &|layer| mounted.contains(layer.as_str()))?)
     }
-}
-
-/// Layers that are mounted and must not be deleted.
-fn mounted_layers(call: &Call<'_>) -> Result<HashSet<String>, Fault> {
-    // Opening would make one.
-    if !call.run.join("mounts.journal").exists() {
-        return Ok(HashSet::new());
-    }
-    let mounted = registry(call)?.mounted_layers();
-    mounted.map_err(|error| Failed::because("cannot list the volumes", error))
 }
 
 /// Checks the store.

@@ -5,10 +5,8 @@ use std::fmt;
 use layer::Cancel;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status};
 
-use super::descriptors::Peer;
 use super::{Call, Descriptors, Event, Progress, RemoteCause, Reply, Target, operations};
 use crate::api::control::control_server::{Control, ControlServer};
 use crate::api::control::{CallReply, CallRequest};
@@ -37,14 +35,11 @@ impl Control for ControlService {
         &self,
         request: Request<CallRequest>,
     ) -> Result<Response<Self::CallStream>, Status> {
-        let peer = request.extensions().get::<UdsConnectInfo>();
-        let pid = peer.and_then(|peer| peer.peer_cred).and_then(|peer| peer.pid());
-        let descriptors =
-            pid.map_or_else(Descriptors::none, |pid| Descriptors::Peer(Peer::new(pid)));
+        let descriptors = Descriptors::of_caller(request.extensions());
         let json = request.into_inner().json;
         let operation: operations::Request = serde_json::from_slice(&json)
             .map_err(|error| Status::invalid_argument(format!("no such operation: {error}")))?;
-        tracing::debug!(operation = operation.name(), pid, "command");
+        tracing::debug!(operation = operation.name(), from = ?descriptors, "command");
         let (sender, receiver) = mpsc::channel(WAITING);
         let (ended, end) = oneshot::channel::<()>();
         let cancel = Cancel::new();
@@ -59,11 +54,12 @@ impl Control for ControlService {
             }
         });
         let service = self.0.clone();
+        let run = service.config().run.clone();
         tokio::task::spawn_blocking(move || {
             let sink = Sink(sender);
             let call = Call {
                 target: Target::Open(service.store()),
-                run: service.registry().run_dir(),
+                run: &run,
                 cancel: &cancel,
                 progress: &sink,
                 descriptors: &descriptors,

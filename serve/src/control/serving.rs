@@ -1,7 +1,6 @@
 //! The note that a daemon leaves in its store about where it answers.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -54,9 +53,13 @@ pub fn serving(root: &Path, holder: u32) -> Option<Serving> {
     (note.pid == holder).then_some(note)
 }
 
-/// Device and inode of a directory.
+/// By which a directory is the same under whatever name: volume and number of its file.
 pub(super) fn identity(root: &Path) -> Option<(u64, u64)> {
-    fs::metadata(root).ok().map(|found| (found.dev(), found.ino()))
+    let root = fs::canonicalize(root).ok()?;
+    let (volume, number) = sys::file::identity(&root).ok()?.parts();
+    // Longer than half only on ReFS.
+    let (high, low) = (number >> 64, number & u128::from(u64::MAX));
+    Some((volume, u64::try_from(high ^ low).ok()?))
 }
 
 #[cfg(test)]

@@ -1,23 +1,24 @@
 //! Diff: what makes one tree of another, as a blob in the content store.
 
-use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::sync::Arc;
+#[cfg(windows)]
+#[path = "compare/no_trees.rs"]
+mod trees;
+#[cfg(target_os = "linux")]
+mod trees;
 
-use erofs::Image;
-use layer::{Compression, Compressor, DiffOptions, ImageSource, LayerTar, Side};
-use mount::{Holder, HolderKind};
-use store::{Layer, LayerId, ScratchPaths};
+use std::collections::BTreeMap;
+
+use layer::{Compression, Compressor};
 use tokio::runtime::Handle;
 use tonic::Status;
 
+use self::trees::Trees;
 use super::located::Located;
 use super::{Job, UNCOMPRESSED, descriptor, of_layer};
 use crate::api::diff::DiffRequest;
 use crate::api::types::{Descriptor, Mount};
 use crate::content::{ContentStore, Namespace};
 use crate::metrics::LayerWork;
-use crate::status::{of_mount, of_store};
 
 const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
 const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
@@ -33,7 +34,8 @@ pub(super) struct Wanted {
     /// `None`: one of our own, which is aborted if the work fails.
     reference: Option<String>,
     labels: BTreeMap<String, String>,
-    options: DiffOptions,
+    /// The time of everything that is later.
+    source_date_epoch: Option<erofs::Timestamp>,
 }
 
 impl Wanted {
@@ -66,18 +68,17 @@ impl Wanted {
             compression,
             reference: Some(reference).filter(|reference| !reference.is_empty()),
             labels: request.labels,
-            options: DiffOptions { source_date_epoch: epoch.transpose()? },
+            source_date_epoch: epoch.transpose()?,
         })
     }
 }
 
 pub(super) fn compare(job: &Job, wanted: Wanted) -> Result<Descriptor, Status> {
-    let mut sides = Sides { job, images: HashMap::new(), holders: Vec::new(), key: None };
     let compared = match Cims::of(job, &wanted)? {
         Some(cims) => Compared::Cims(cims),
-        None => Compared::Trees(sides.side(&wanted.left)?, sides.side(&wanted.right)?),
+        None => Compared::Trees(Trees::of(job, &wanted)?),
     };
-    let namespace = Namespace::of_call(&job.metadata, sides.key.as_deref());
+    let namespace = Namespace::of_call(&job.metadata, compared.key());
     let address = job.differ.service.config().containerd_address.clone();
     let contents = job.differ.connection.store(&address, namespace);
     let runtime = Handle::current();
@@ -100,7 +101,7 @@ struct Upload<'j> {
 }
 
 impl Upload<'_> {
-    fn run(self, compared: &Compared) -> Result<Descriptor, Status> {
+    fn run(self, compared: &Compared<'_>) -> Result<Descriptor, Status> {
         let own = match &self.wanted.reference {
             Some(_) => None,
             None => {
@@ -118,18 +119,16 @@ impl Upload<'_> {
         result
     }
 
-    fn upload(&self, compared: &Compared, own: Option<&str>) -> Result<Descriptor, Status> {
+    fn upload(&self, compared: &Compared<'_>, own: Option<&str>) -> Result<Descriptor, Status> {
         let stop = &self.job.stop;
         let reference = own.or(self.wanted.reference.as_deref()).unwrap_or_default();
         let blob = self.contents.write(reference, &stop.token);
         let failed = |error: layer::Error| of_layer(&error);
         let mut output = Compressor::new(blob, self.wanted.compression).map_err(failed)?;
         let (diff_id, tar_size) = match compared {
-            Compared::Trees(left, right) => {
-                let options = &self.wanted.options;
-                let LayerTar { diff_id, size, .. } =
-                    layer::diff(left, right, options, &mut output, &stop.cancel).map_err(failed)?;
-                (diff_id, size)
+            Compared::Trees(trees) => {
+                let epoch = self.wanted.source_date_epoch;
+                trees.write(epoch, &mut output, &stop.cancel).map_err(failed)?
             }
             Compared::Cims(Cims { directory, above, below }) => {
                 let set = cimfs::DirectorySet::new(directory);
@@ -167,9 +166,19 @@ impl Upload<'_> {
 }
 
 /// What a difference is made of.
-enum Compared {
-    Trees(Side, Side),
+enum Compared<'j> {
+    Trees(Trees<'j>),
     Cims(Cims),
+}
+
+impl Compared<'_> {
+    /// The key of an active snapshot among the two sides.
+    fn key(&self) -> Option<&[u8]> {
+        match self {
+            Self::Trees(trees) => trees.key(),
+            Self::Cims(_) => None,
+        }
+    }
 }
 
 /// Two layers of one Windows image, or one and nothing.
@@ -206,76 +215,5 @@ impl Cims {
         };
         let directory = service.store().root().join("cim-layers");
         Ok(Some(Self { directory, above, below: top(&wanted.left)? }))
-    }
-}
-
-/// Makes sides of mounts, and keeps what they need for as long as it lives.
-struct Sides<'j> {
-    job: &'j Job,
-    /// Layers that both sides have are opened once: that is how the difference knows that they are the same.
-    images: HashMap<LayerId, Arc<Image<ImageSource>>>,
-    holders: Vec<Holder>,
-    /// The key of an active snapshot among them.
-    key: Option<Vec<u8>>,
-}
-
-impl Sides<'_> {
-    fn side(&mut self, mounts: &[Mount]) -> Result<Side, Status> {
-        let service = &self.job.differ.service;
-        let snapshot = match Located::of(service, mounts)? {
-            Located::Layers(layers) => {
-                return Ok(Side { layers: self.open(&layers)?, upper: None });
-            }
-            Located::Active(snapshot) => snapshot,
-        };
-        let chain = service.store().chain(&snapshot.key).map_err(|error| of_store(&error))?;
-        let upper = match &chain.scratch {
-            Some(ScratchPaths::Directory { upper, .. }) => upper.clone(),
-            Some(ScratchPaths::Image { .. }) => {
-                let name = sys::file::random_name(8)
-                    .map_err(|error| Status::internal(format!("no name for a holder: {error}")))?;
-                let holder = Holder::new(HolderKind::Snapshot, format!("diff {name}"));
-                let process = sys::process::Process::current()
-                    .map_err(|error| Status::internal(error.to_string()))?;
-                let holder = holder.with_process(process);
-                self.holders.push(holder.clone());
-                let held = service.registry().hold_scratch(&chain, &holder);
-                held.map_err(|error| of_mount(&error))?.upper
-            }
-            None => return Err(Status::failed_precondition("the snapshot has no scratch")),
-        };
-        self.job.says_key(&snapshot.key);
-        self.key = Some(snapshot.key);
-        Ok(Side { layers: self.open(&chain.layers)?, upper: Some(upper) })
-    }
-
-    fn open(&mut self, layers: &[Layer]) -> Result<Vec<Arc<Image<ImageSource>>>, Status> {
-        let mut images = Vec::new();
-        for layer in layers {
-            if let Some(image) = self.images.get(&layer.id) {
-                images.push(Arc::clone(image));
-                continue;
-            }
-            let file = File::open(&layer.path).map_err(|error| {
-                Status::data_loss(format!("layer image {}: {error}", layer.path.display()))
-            })?;
-            let image = Image::open(Box::new(file) as ImageSource).map_err(|error| {
-                Status::data_loss(format!("layer image {}: {error}", layer.path.display()))
-            })?;
-            let image = Arc::new(image);
-            self.images.insert(layer.id.clone(), Arc::clone(&image));
-            images.push(image);
-        }
-        Ok(images)
-    }
-}
-
-impl Drop for Sides<'_> {
-    fn drop(&mut self) {
-        for holder in &self.holders {
-            if let Err(error) = self.job.differ.service.registry().release(holder) {
-                tracing::warn!(%error, "a scratch stays mounted until the next reconcile");
-            }
-        }
     }
 }

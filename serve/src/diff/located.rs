@@ -1,9 +1,14 @@
 //! From mounts back to what they show: the way that containerd names snapshots to a differ.
 
-use std::path::{Path, PathBuf};
+#[cfg(target_os = "linux")]
+mod kernel_mounts;
+#[cfg(windows)]
+#[path = "located/no_kernel_mounts.rs"]
+mod kernel_mounts;
 
-use mount::Registry;
-use store::{Kind, Layer, LayerId, Snapshot, Store};
+use std::path::Path;
+
+use store::{Layer, Snapshot, Store};
 use tonic::Status;
 
 use crate::api::types::Mount;
@@ -25,14 +30,12 @@ impl Located {
     /// # Errors
     /// `Unimplemented` for all others.
     pub(crate) fn of(service: &Service, mounts: &[Mount]) -> Result<Self, Status> {
-        let places = Places { store: service.store(), registry: service.registry() };
+        let places = Places { service, store: service.store() };
         if mounts.iter().any(|mount| !mount.target.is_empty()) {
             return Err(foreign("a mount below the root"));
         }
         let Some((top, below)) = mounts.split_last() else { return Ok(Self::Layers(Vec::new())) };
         match top.r#type.as_str() {
-            "bind" if below.is_empty() => places.directory(Path::new(&top.source)),
-            "overlay" if below.is_empty() => places.overlay(&top.options, &[]),
             // As containerd's own snapshotters for Windows describe snapshots.
             "CimFS" | "windows-layer" if below.is_empty() => {
                 let number = places.number(Path::new(&top.source));
@@ -49,20 +52,7 @@ impl Located {
                 let chain = places.store.chain(&view.key);
                 Ok(Self::Layers(chain.map_err(|error| status::of_store(&error))?.layers))
             }
-            "erofs" if below.is_empty() => {
-                Ok(Self::Layers(vec![places.file(Path::new(&top.source))?]))
-            }
-            "format/mkdir/overlay" => {
-                let erofs = below.iter().map(|mount| match mount.r#type.as_str() {
-                    "erofs" => places.file(Path::new(&mount.source)),
-                    other => Err(foreign(format!("a mount of the type {other:?}"))),
-                });
-                let files = erofs.collect::<Result<Vec<_>, _>>()?;
-                places.overlay(&top.options, &files)
-            }
-            other => {
-                Err(foreign(format!("{} mounts, the last one of the type {other:?}", mounts.len())))
-            }
+            _ => places.kernel_mounts(top, below),
         }
     }
 }
@@ -72,86 +62,11 @@ fn foreign(what: impl std::fmt::Display) -> Status {
 }
 
 struct Places<'s> {
+    service: &'s Service,
     store: &'s Store,
-    registry: &'s Registry,
 }
 
 impl Places<'_> {
-    fn overlay(&self, options: &[String], files: &[Layer]) -> Result<Located, Status> {
-        let option = |name: &str| {
-            options.iter().find_map(|option| option.strip_prefix(name)?.strip_prefix('='))
-        };
-        if let Some(upper) = option("upperdir") {
-            let [upper] =
-                unescaped(upper).try_into().map_err(|_| foreign("two upper directories"))?;
-            return match self.directory(&upper)? {
-                // Its layers are known by the snapshot.
-                active @ Located::Active(_) => Ok(active),
-                Located::Layers(_) => Err(foreign(format!("upperdir={}", upper.display()))),
-            };
-        }
-        if !files.is_empty() {
-            return Ok(Located::Layers(files.to_vec()));
-        }
-        let lowers = option("lowerdir").ok_or_else(|| foreign("an overlay without lowerdir"))?;
-        let mut layers = Vec::new();
-        for path in unescaped(lowers) {
-            match self.directory(&path)? {
-                Located::Layers(found) => layers.extend(found),
-                Located::Active(_) => return Err(foreign(format!("lowerdir={}", path.display()))),
-            }
-        }
-        Ok(Located::Layers(layers))
-    }
-
-    /// What a directory of ours shows.
-    fn directory(&self, path: &Path) -> Result<Located, Status> {
-        if let Some(number) = self.upper_of(path) {
-            return match self.store.active_by_number(number) {
-                Ok(snapshot) => Ok(Located::Active(Box::new(snapshot))),
-                Err(error) if error.kind() == store::ErrorKind::NotFound => {
-                    self.empty(path, number)
-                }
-                Err(error) => Err(status::of_store(&error)),
-            };
-        }
-        let volume = self.registry.volume_at(path).map_err(|error| status::of_mount(&error))?;
-        let volume = volume.ok_or_else(|| foreign(path.display()))?;
-        if !volume.scratch {
-            return match path == volume.mountpoint {
-                true => Ok(Located::Layers(vec![self.layer(&volume.layer)?])),
-                false => Err(foreign(path.display())),
-            };
-        }
-        // `<root>/snapshots/<number>/scratch.img`
-        let number = volume.image.parent().and_then(|directory| self.number(directory));
-        let number = number.ok_or_else(|| foreign(path.display()))?;
-        match self.store.active_by_number(number) {
-            Ok(snapshot) => Ok(Located::Active(Box::new(snapshot))),
-            Err(error) => Err(status::of_store(&error)),
-        }
-    }
-
-    /// The directory of a view without parent: nothing is in it.
-    fn empty(&self, path: &Path, number: u64) -> Result<Located, Status> {
-        let views = self.store.list(&["kind==view"]).map_err(|error| status::of_store(&error))?;
-        let is_it = |view: &&Snapshot| view.id == number && view.kind == Kind::View;
-        match views.iter().find(is_it) {
-            Some(_) => Ok(Located::Layers(Vec::new())),
-            None => {
-                Err(Status::not_found(format!("no snapshot has the directory {}", path.display())))
-            }
-        }
-    }
-
-    /// `<root>/snapshots/<number>/fs`
-    fn upper_of(&self, path: &Path) -> Option<u64> {
-        match path.file_name()?.to_str()? {
-            "fs" => self.number(path.parent()?),
-            _ => None,
-        }
-    }
-
     /// `<root>/snapshots/<number>`
     fn number(&self, directory: &Path) -> Option<u64> {
         let name =
@@ -160,46 +75,5 @@ impl Places<'_> {
         let number = name.parse::<u64>().ok()?;
         // One spelling only.
         (number.to_string() == name).then_some(number)
-    }
-
-    /// `<root>/layers/<name>`
-    fn file(&self, path: &Path) -> Result<Layer, Status> {
-        let layers = self.store.layers().map_err(|error| status::of_store(&error))?;
-        layers.into_iter().find(|layer| layer.path == path).ok_or_else(|| foreign(path.display()))
-    }
-
-    fn layer(&self, id: &str) -> Result<Layer, Status> {
-        let id: LayerId = id.parse().map_err(|error| status::of_store(&error))?;
-        let layer = self.store.layer(&id).map_err(|error| status::of_store(&error))?;
-        layer.ok_or_else(|| Status::not_found(format!("layer {id} is not in the store")))
-    }
-}
-
-/// The paths in an option of overlayfs: separated by colons, which a backslash makes part of a path.
-fn unescaped(value: &str) -> Vec<PathBuf> {
-    let mut paths = vec![String::new()];
-    let mut characters = value.chars();
-    while let Some(character) = characters.next() {
-        match character {
-            ':' => paths.push(String::new()),
-            '\\' => paths.last_mut().into_iter().for_each(|path| path.extend(characters.next())),
-            other => paths.last_mut().into_iter().for_each(|path| path.push(other)),
-        }
-    }
-    paths.into_iter().map(PathBuf::from).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn options_of_overlays_are_read_as_overlayfs_reads_them() {
-        let paths = |value: &str| -> Vec<String> {
-            unescaped(value).into_iter().map(|path| path.display().to_string()).collect()
-        };
-        assert_eq!(paths("/a:/b"), ["/a", "/b"]);
-        assert_eq!(paths(r"/a\:b\,c\\d:/e"), [r"/a:b,c\d", "/e"]);
-        assert_eq!(paths(r"/a\"), ["/a"]);
     }
 }

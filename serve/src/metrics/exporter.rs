@@ -1,7 +1,12 @@
 //! A small HTTP server for whoever collects the metrics.
 
+#[cfg(windows)]
+#[path = "exporter/no_socket.rs"]
+mod socket;
+#[cfg(target_os = "linux")]
+mod socket;
+
 use std::convert::Infallible;
-use std::path::Path;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
@@ -11,11 +16,10 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::service::Service;
-use crate::socket::{Made, Socket};
 
 /// What the text format calls itself.
 const TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -26,7 +30,7 @@ pub(crate) enum Exporter {
     /// To whoever reaches the address.
     Tcp(TcpListener),
     /// To the daemon's own user.
-    Unix(UnixListener, Option<Made>),
+    Socket(socket::Listener),
 }
 
 impl Exporter {
@@ -35,9 +39,8 @@ impl Exporter {
     /// # Errors
     /// `AddressTaken`, `Io`.
     pub(crate) async fn listen(address: &str) -> Result<Self> {
-        if address.starts_with('/') {
-            let (listener, made) = Socket::bind(Path::new(address))?.into_parts()?;
-            return Ok(Self::Unix(listener, made));
+        if let Some(listener) = socket::Listener::bind(address)? {
+            return Ok(Self::Socket(listener));
         }
         let listener = TcpListener::bind(address).await.map_err(|error| {
             let kind = match error.kind() {
@@ -55,9 +58,7 @@ impl Exporter {
             Self::Tcp(listener) => {
                 listener.local_addr().map_or_else(|_| String::new(), |address| address.to_string())
             }
-            Self::Unix(_, made) => {
-                made.as_ref().map_or_else(String::new, |made| made.path().display().to_string())
-            }
+            Self::Socket(listener) => listener.address(),
         }
     }
 
@@ -68,8 +69,8 @@ impl Exporter {
                 Self::Tcp(listener) => {
                     listener.accept().await.map(|(stream, _)| answer(stream, &service))
                 }
-                Self::Unix(listener, _) => {
-                    listener.accept().await.map(|(stream, _)| answer(stream, &service))
+                Self::Socket(listener) => {
+                    listener.accept().await.map(|stream| answer(stream, &service))
                 }
             };
             if let Err(error) = accepted {

@@ -1,5 +1,6 @@
 //! The transport: a named pipe that SYSTEM and administrators may use, and nobody else.
 
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::Path;
 use std::pin::Pin;
@@ -8,7 +9,7 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::windows::named_pipe::{ClientOptions, NamedPipeServer};
+use tokio::net::windows::named_pipe::{ClientOptions, NamedPipeClient, NamedPipeServer};
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -142,24 +143,27 @@ impl AsyncWrite for Connection {
     }
 }
 
+/// Opens the pipe `name` when it has an instance for us.
+pub(crate) async fn open(name: &OsStr) -> io::Result<NamedPipeClient> {
+    loop {
+        match ClientOptions::new().open(name) {
+            Err(error) if error.raw_os_error() == Some(BUSY) => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
 /// A channel to the daemon behind the pipe `name`.
 ///
 /// # Errors
 /// Nobody listens, or this user may not.
 pub async fn connect(name: &str) -> Result<Channel, tonic::transport::Error> {
-    let name = name.to_owned();
+    let name = OsString::from(name);
     let connector = service_fn(move |_| {
         let name = name.clone();
-        async move {
-            loop {
-                match ClientOptions::new().open(&name) {
-                    Err(error) if error.raw_os_error() == Some(BUSY) => {
-                        tokio::time::sleep(Duration::from_millis(20)).await;
-                    }
-                    opened => return opened.map(TokioIo::new),
-                }
-            }
-        }
+        async move { open(&name).await.map(TokioIo::new) }
     });
     Endpoint::from_static("http://plywood.invalid").connect_with_connector(connector).await
 }

@@ -2,6 +2,7 @@
 //! has when disks fail and blobs go.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,11 +13,10 @@ use serve::api::content::*;
 use serve::api::leases::leases_server::{Leases, LeasesServer};
 use serve::api::leases::{CreateRequest, CreateResponse, DeleteRequest, Lease};
 use tokio::net::UnixListener;
+use tokio::runtime::Runtime;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
-
-use super::Bench;
 
 const CHUNK: usize = 1 << 20;
 
@@ -58,12 +58,11 @@ pub struct State {
 pub struct Contents(Arc<Mutex<State>>);
 
 impl Contents {
-    /// Serves on the socket that `Bench::with_contents` configures.
-    pub fn start(bench: &Bench) -> Self {
+    /// Serves on a socket, on threads of the runtime.
+    pub fn start_at(path: &Path, runtime: &Runtime) -> Self {
         let contents = Self(Arc::default());
         let (content, leases) = (contents.clone(), contents.clone());
-        let path = bench.path().join("containerd.sock");
-        bench.runtime.block_on(async {
+        runtime.block_on(async {
             let listener = UnixListener::bind(path).unwrap();
             tokio::spawn(
                 tonic::transport::Server::builder()

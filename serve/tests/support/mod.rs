@@ -81,6 +81,13 @@ fn daemon_process() {
     std::process::exit(0);
 }
 
+impl Contents {
+    /// Serves on the socket that `Bench::with_contents` configures.
+    pub fn start(bench: &Bench) -> Self {
+        Self::start_at(&bench.path().join("containerd.sock"), &bench.runtime)
+    }
+}
+
 /// A daemon over a store of its own, and a client of it.
 pub struct Bench {
     directory: tempfile::TempDir,

@@ -1,17 +1,14 @@
 //! Importing images from files that the caller has open.
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
-use store::import::{Event as StoreEvent, ImportOptions, ImportedImage, Source};
+use store::import::{Event as StoreEvent, ImportOptions, ImportedImage};
 
 use super::Failed;
-use crate::control::descriptors::{Patient, path_of};
 use crate::control::{Call, Event, Fault, Operation, Progress, Target};
 
 /// How often a layer's advance is told.
@@ -29,10 +26,10 @@ pub struct Import {
 /// A file or directory that the caller has opened.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Input {
-    /// What the caller calls it.
+    /// What the caller calls it; on Windows its absolute path.
     #[serde(with = "store::name::path")]
     pub name: PathBuf,
-    /// The number of its descriptor.
+    /// The number of its descriptor; on Windows, where files are opened by name, of no meaning.
     pub descriptor: i32,
     /// It is read once, from where it stands, whatever it is.
     pub is_stream: bool,
@@ -45,21 +42,11 @@ impl Operation for Import {
         let mut open = Vec::new();
         let mut sources = Vec::new();
         for input in &self.inputs {
-            let failed =
-                |error| Failed::because(format!("importing {}", input.name.display()), error);
-            let file = call
-                .descriptors
-                .get(input.descriptor)
-                .map_err(|error| failed(Failed::because("taking over the open file", error)))?;
-            let kind = rustix::fs::fstat(&file).map(|stat| FileType::from_raw_mode(stat.st_mode));
-            let kind = kind.map_err(|error| failed(std::io::Error::from(error).into()))?;
-            match kind {
-                FileType::RegularFile | FileType::Directory if !input.is_stream => {
-                    sources.push(Source::Opened { name: input.name.clone(), path: path_of(&file) });
-                    open.push(file);
-                }
-                _ => sources.push(stream(input, file, call)),
-            }
+            let (source, kept) = call.descriptors.source(input, call.cancel).map_err(|error| {
+                Failed::because(format!("importing {}", input.name.display()), error)
+            })?;
+            sources.push(source);
+            open.extend(kept);
         }
         let told = Told { to: call.progress, advances: Mutex::default() };
         let report = |event: &StoreEvent<'_>| told.report(event);
@@ -73,13 +60,6 @@ impl Operation for Import {
         // Until here layers were read through the paths of these.
         drop(open);
         Ok(imported?)
-    }
-}
-
-fn stream(input: &Input, file: OwnedFd, call: &Call<'_>) -> Source {
-    Source::Reader {
-        name: input.name.display().to_string(),
-        reader: Box::new(Patient::new(file, call.cancel)),
     }
 }
 

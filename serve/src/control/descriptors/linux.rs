@@ -7,8 +7,14 @@ use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
 use layer::Cancel;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::FileType;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use store::import::Source;
+use tonic::transport::server::UdsConnectInfo;
+
+use crate::control::operations::Failed;
+use crate::control::{Fault, Input};
 
 /// Where the numbers of descriptors in an operation are looked up.
 #[derive(Debug)]
@@ -28,7 +34,7 @@ pub struct Peer {
 
 impl Peer {
     /// The process of that id, which must still be at the other end of its connection.
-    pub(super) fn new(pid: i32) -> Self {
+    fn new(pid: i32) -> Self {
         let id = Pid::from_raw(pid);
         let process = id.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
         Self { pid, process }
@@ -57,6 +63,34 @@ impl Descriptors {
         Self::Own(BTreeMap::new())
     }
 
+    /// Those of whoever sent a request.
+    pub(in crate::control) fn of_caller(extensions: &http::Extensions) -> Self {
+        let peer = extensions.get::<UdsConnectInfo>();
+        let pid = peer.and_then(|peer| peer.peer_cred).and_then(|peer| peer.pid());
+        pid.map_or_else(Self::none, |pid| Self::Peer(Peer::new(pid)))
+    }
+
+    /// What an import reads, and what has to stay open meanwhile.
+    pub(in crate::control) fn source(
+        &self,
+        input: &Input,
+        cancel: &Cancel,
+    ) -> Result<(Source, Option<OwnedFd>), Fault> {
+        let taking = |error| Failed::because("taking over the open file", error);
+        let file = self.get(input.descriptor).map_err(taking)?;
+        let kind = rustix::fs::fstat(&file).map(|stat| FileType::from_raw_mode(stat.st_mode));
+        Ok(match kind.map_err(io::Error::from)? {
+            FileType::RegularFile | FileType::Directory if !input.is_stream => {
+                let source = Source::Opened { name: input.name.clone(), path: path_of(&file) };
+                (source, Some(file))
+            }
+            _ => {
+                let name = input.name.display().to_string();
+                (Source::Reader { name, reader: Box::new(Patient::new(file, cancel)) }, None)
+            }
+        })
+    }
+
     /// A file of our own that is the same as the caller's of that number.
     ///
     /// # Errors
@@ -75,13 +109,13 @@ impl Descriptors {
 /// A file of which a read ends when the work is cancelled: a pipe whose other end says nothing would hold a plain read
 /// for ever.
 #[derive(Debug)]
-pub(super) struct Patient {
+struct Patient {
     file: OwnedFd,
     cancel: Cancel,
 }
 
 impl Patient {
-    pub(super) fn new(file: OwnedFd, cancel: &Cancel) -> Self {
+    fn new(file: OwnedFd, cancel: &Cancel) -> Self {
         Self { file, cancel: cancel.clone() }
     }
 }
@@ -108,7 +142,7 @@ impl Read for Patient {
 }
 
 /// The path by which this process finds an open file again.
-pub(super) fn path_of(file: &OwnedFd) -> std::path::PathBuf {
+fn path_of(file: &OwnedFd) -> std::path::PathBuf {
     format!("/proc/self/fd/{}", file.as_raw_fd()).into()
 }
 
