@@ -8,7 +8,7 @@ mod service_control;
 use std::sync::Arc;
 use std::time::Duration;
 
-use store::{HostForm, OpenOptions, Store, WindowsHost};
+use store::{OpenOptions, Store, WindowsHost};
 use sys::windows::{Host, System};
 use tokio::sync::watch;
 

@@ -50,6 +50,11 @@ impl Host {
         let host = WindowsHost::new(form, Arc::new(api.clone()));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         config.containerd_address = directory.path().join("containerd.sock");
+        // What Windows would make of the disks that it is told to make.
+        std::fs::create_dir_all(config.root.join("scratch")).unwrap();
+        for name in ["scratch.vhdx", "complete"] {
+            std::fs::write(config.root.join("scratch").join(name), "template").unwrap();
+        }
         let routes = serve::in_process_on(config, Some(host)).unwrap();
         let client = SnapshotsClient::new(routes.clone());
         Self { directory, api, runtime, routes, client }
@@ -200,9 +205,10 @@ fn described(contents: &Contents, tar: &[u8]) -> Descriptor {
 }
 
 /// A Windows layer; `None` is a directory.
-fn layer(entries: &[(&str, Option<&str>)]) -> Vec<u8> {
+fn layer(roots: &[&str], entries: &[(&str, Option<&str>)]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
-    for (name, content) in [("Files", None), ("Hives", None)].iter().chain(entries) {
+    let roots: Vec<_> = roots.iter().map(|root| (*root, None)).collect();
+    for (name, content) in roots.iter().chain(entries) {
         let attributes: &[u8] = if content.is_none() { b"16" } else { b"32" };
         tar.append_pax_extensions([("MSWINDOWS.fileattr", attributes)]).unwrap();
         let mut header = tar::Header::new_ustar();
@@ -218,14 +224,27 @@ fn layer(entries: &[(&str, Option<&str>)]) -> Vec<u8> {
     tar.into_inner().unwrap()
 }
 
+/// A base layer, with hives as far as they are looked at.
+fn base() -> Vec<u8> {
+    let config = "Files/Windows/System32/config";
+    let hives = ["SYSTEM", "SOFTWARE", "SAM", "SECURITY", "DEFAULT"];
+    let hives = hives.map(|hive| format!("{config}/{hive}"));
+    let mut entries = vec![("Files/a", Some("one")), ("Files/b", Some("b"))];
+    entries.extend(["Files/Windows", "Files/Windows/System32", config].map(|path| (path, None)));
+    entries.extend(hives.iter().map(|hive| (hive.as_str(), Some("hive"))));
+    layer(&["Files"], &entries)
+}
+
 #[test]
 fn layers_become_cims_and_are_compared() {
     let mut host = Host::new(HostForm::Cims);
     let contents =
         Contents::start_at(&host.directory.path().join("containerd.sock"), &host.runtime);
-    host.unpack(&contents, "base", "", &layer(&[("Files/a", Some("one")), ("Files/b", Some("b"))]));
-    let above =
-        layer(&[("Files/.wh.b", Some("")), ("Files/a", Some("two")), ("Files/c", Some("c"))]);
+    host.unpack(&contents, "base", "", &base());
+    let above = layer(
+        &["Files", "Hives"],
+        &[("Files/.wh.b", Some("")), ("Files/a", Some("two")), ("Files/c", Some("c"))],
+    );
     host.unpack(&contents, "top", "base", &above);
     let (below, upper) = (host.view("v1", "base").unwrap(), host.view("v2", "top").unwrap());
 
@@ -248,7 +267,7 @@ fn layers_become_cims_and_are_compared() {
     let mut other = Host::new(HostForm::Cims);
     let others =
         Contents::start_at(&other.directory.path().join("containerd.sock"), &other.runtime);
-    other.unpack(&others, "base", "", &layer(&[("Files/a", Some("one")), ("Files/b", Some("b"))]));
+    other.unpack(&others, "base", "", &base());
     other.unpack(&others, "top", "base", &tar);
     let (left, right) = (other.view("v1", "base").unwrap(), other.view("v2", "top").unwrap());
     assert_eq!(other.compare(&left, &right).unwrap(), diff);

@@ -8,6 +8,7 @@
 //! documentation; docs/windows.md names the source for each function. **None of this has ever run on a host
 //! with the Host Compute Service.**
 
+mod backup;
 mod cim_writer;
 mod cimfs;
 mod compute;
@@ -31,6 +32,7 @@ mod volume;
 
 pub use uuid::Uuid as Guid;
 
+pub use backup::{BackedUpFile, BackupApi, BasicInfo, FileFacts, RestoredFile};
 pub use cim_writer::{CimFileMetadata, CimWriter};
 pub use cimfs::{CimFs, CimMountFlags};
 pub use compute::ComputeApi;
@@ -54,6 +56,7 @@ pub trait Host:
     CimFs
     + CimWriter
     + LayerApi
+    + BackupApi
     + StorageApi
     + DiskApi
     + VolumeApi
@@ -67,6 +70,8 @@ impl<T> Host for T where
     T: CimFs
         + CimWriter
         + LayerApi
+        + BackupApi
+        + BackupApi
         + StorageApi
         + DiskApi
         + VolumeApi

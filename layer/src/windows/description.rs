@@ -56,6 +56,8 @@ const OVERFLOWN: FileTime = FileTime(48_491_090_211_286_549);
 #[derive(Debug)]
 pub(super) struct Description {
     pub(super) is_directory: bool,
+    /// As they are in the tar.
+    pub(super) attributes: u32,
     /// Security descriptor: empty if the tar has none.
     pub(super) metadata: Metadata,
     /// Whether there are attributes that an image has no room for.
@@ -108,6 +110,7 @@ pub(super) fn read(
     };
     Ok(Description {
         is_directory: attributes & DIRECTORY != 0,
+        attributes,
         metadata,
         loses_attributes: lost != 0,
     })
@@ -247,20 +250,36 @@ impl Blobs {
 
 /// The records of attributes and times; the seconds that the header holds of the last write.
 pub(super) fn write_basics(file: &cimfs::FileView, records: &mut Records) -> u64 {
-    let mut put = |key: &[u8], value: String| records.insert(key.to_vec(), value.into_bytes());
-    put(ATTRIBUTES, file.attributes().to_string());
-    put(CREATION_TIME, time::time_text(file.creation_time()));
-    write_times(file, records)
+    basic_records(file.attributes(), times_of(file), records)
 }
 
 /// The same without creation time and attributes, as streams have it.
 pub(super) fn write_times(file: &cimfs::FileView, records: &mut Records) -> u64 {
+    time_records(times_of(file), records)
+}
+
+/// Of the creation, the last access, the last change, the last write.
+fn times_of(file: &cimfs::FileView) -> [FileTime; 4] {
+    [file.creation_time(), file.last_access_time(), file.change_time(), file.last_write_time()]
+}
+
+/// As [`write_basics`], of attributes and times in the order of [`times_of`].
+pub(super) fn basic_records(attributes: u32, times: [FileTime; 4], records: &mut Records) -> u64 {
     let mut put = |key: &[u8], value: String| records.insert(key.to_vec(), value.into_bytes());
-    put(ACCESS_TIME, time::time_text(file.last_access_time()));
-    put(CHANGE_TIME, time::time_text(file.change_time()));
-    let (seconds, exact) = time::header_seconds(file.last_write_time());
+    put(ATTRIBUTES, attributes.to_string());
+    put(CREATION_TIME, time::time_text(times[0]));
+    time_records(times, records)
+}
+
+/// As [`write_times`].
+pub(super) fn time_records(times: [FileTime; 4], records: &mut Records) -> u64 {
+    let [_, access, change, write] = times;
+    let mut put = |key: &[u8], value: String| records.insert(key.to_vec(), value.into_bytes());
+    put(ACCESS_TIME, time::time_text(access));
+    put(CHANGE_TIME, time::time_text(change));
+    let (seconds, exact) = time::header_seconds(write);
     if !exact {
-        put(b"mtime", time::time_text(file.last_write_time()));
+        put(b"mtime", time::time_text(write));
     }
     seconds
 }

@@ -6,12 +6,14 @@
 //! **Unverified on Windows**: nothing here was run there.
 
 mod attributes;
+mod backup_stream;
 mod base64;
 mod convert;
 mod description;
 mod difference;
 mod ea;
 mod export;
+mod folder;
 mod image_set;
 mod intake;
 mod name;
@@ -32,6 +34,7 @@ pub use convert::{WindowsLayer, WindowsOptions, write_windows_layer, write_windo
 pub use description::AbsentTimes;
 pub use ea::write_eas;
 pub use export::{WindowsLayerTar, write_windows_layer_tar};
+pub use folder::{FolderBasics, FolderEntry, FolderTar, LayerFolder, unpack_windows_layer};
 pub use name::{decode_wtf8, encode_wtf8, is_reserved_name, name_fault};
 pub use processing::Processing;
 pub use recognition::{RECOGNITION_LENGTH, is_windows_layer};

@@ -5,6 +5,7 @@
 //! ([`HResult::ALREADY_EXISTS`]), dismounting one that is not mounted is [`HResult::FILE_NOT_FOUND`], and a path
 //! that is no link is [`HResult::NOT_A_REPARSE_POINT`]. Everything else succeeds.
 
+mod backup;
 mod interfaces;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -37,6 +38,7 @@ struct State {
     mounted: BTreeSet<Guid>,
     mount_points: BTreeMap<PathBuf, String>,
     links: BTreeMap<PathBuf, PathBuf>,
+    files: BTreeMap<PathBuf, backup::Known>,
     facts: Facts,
 }
 

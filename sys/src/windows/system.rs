@@ -7,6 +7,7 @@
 //! DLLs written in C that record what arrives.
 #![allow(unsafe_code, reason = "calls of Windows' DLLs")]
 
+mod backup;
 mod binding;
 mod cim_writer;
 mod cimfs;

@@ -105,7 +105,7 @@ fn a_snapshot_on_cims_is_performed_and_undone() {
     assert_eq!(activation.labels["k"], "v");
     // Known to the next process, and not made twice.
     let next = open(&bench.place, &bench.recorder);
-    assert_eq!(next.activations().unwrap(), [activation.clone()]);
+    assert_eq!(next.activations().unwrap(), std::slice::from_ref(&activation));
     assert_eq!(next.activation("ns/a").unwrap(), activation);
     let twice = bench.activate(&cim("rw"), false).unwrap_err();
     assert_eq!(twice.kind(), ErrorKind::AlreadyExists);
