@@ -18,7 +18,7 @@ use crate::process::{Process, remember, words};
 use crate::runtime::{Runtime, Start};
 use crate::spec::{Mounted, pin_below, prepare, sandbox_of};
 use crate::stdio::Streams;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, name_files};
 
 /// Longest id; it is the name of directories and control groups.
 const LONGEST_ID: usize = 128;
@@ -415,6 +415,7 @@ fn make(id: &str, bundle: &Path, mut spec: Value, sandbox: &Path) -> Result<Cont
             };
             prepare(&mut spec, id, sandbox, pin, &mut mounted)
         })
+        .and_then(|()| name_files::add(&mut spec, bundle, sandbox))
         .and_then(|()| {
             let file = bundle.join("config.json");
             fs::write(&file, spec.to_string())
@@ -433,6 +434,7 @@ fn make(id: &str, bundle: &Path, mut spec: Value, sandbox: &Path) -> Result<Cont
             // What stands in the way is told by the error that counts.
             let _ = mounted.undo();
             let _ = fs::remove_dir(bundle.join(PINS));
+            remove_name_files(bundle);
             made.remove();
             Err(error)
         }
@@ -454,9 +456,17 @@ fn remove_bundle(bundle: &Path) -> Result<()> {
         sys::file::remove_tree(&bundle.join(name))
             .map_err(|error| Error::failed("removing the bundle", error))?;
     }
+    remove_name_files(bundle);
     // Empty since what was bound there is not any more.
     let _ = fs::remove_dir(bundle.join(PINS));
     // Whoever made it, perhaps a request for the root below it. Not empty, it holds something of the host's.
     let _ = fs::remove_dir(bundle);
     Ok(())
+}
+
+fn remove_name_files(bundle: &Path) {
+    for (name, _) in name_files::FILES {
+        // One that is not there was the specification's or the sandbox's.
+        let _ = fs::remove_file(bundle.join(name));
+    }
 }

@@ -89,6 +89,10 @@ pub fn set_up() -> Result<CommandLine> {
     if let Err(error) = sys::set_host_name(name) {
         say(&Error::failed("naming the machine", error).chain());
     }
+    // For containers without a network of their own; the runtime does it for the others.
+    if let Err(error) = sys::bring_loopback_up() {
+        say(&Error::failed("bringing the loopback up", error).chain());
+    }
     Ok(line)
 }
 

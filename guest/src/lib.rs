@@ -27,6 +27,7 @@ mod filesystem;
 pub mod init;
 mod layers;
 mod mapper;
+mod name_files;
 mod place;
 mod process;
 mod resources;

@@ -18,7 +18,7 @@ use linux as imp;
 use windows as imp;
 
 #[cfg(target_os = "linux")]
-pub use linux::sync_file_system;
+pub use linux::{is_writable, sync_file_system};
 
 fn failed(call: &str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let call = format!("{call}({})", path.display());

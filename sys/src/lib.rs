@@ -21,6 +21,8 @@ mod fuse;
 #[cfg(target_os = "linux")]
 mod loop_device;
 #[cfg(target_os = "linux")]
+mod loopback;
+#[cfg(target_os = "linux")]
 mod machine;
 #[cfg(target_os = "linux")]
 mod mount_identity;
@@ -70,6 +72,8 @@ pub use fuse::{
 };
 #[cfg(target_os = "linux")]
 pub use loop_device::{AttachedLoop, LoopDevice, LoopOptions, attached_loops};
+#[cfg(target_os = "linux")]
+pub use loopback::bring_loopback_up;
 #[cfg(target_os = "linux")]
 pub use machine::{cover_root, load_module, power_off, set_host_name};
 #[cfg(target_os = "linux")]

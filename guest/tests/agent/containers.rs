@@ -251,3 +251,44 @@ fn privileged_a_container_that_cannot_start_says_why_and_can_be_deleted() {
     let request = CreateContainer { base: RequestBase::new("c5"), container_config: InText(old) };
     assert_eq!(host.code(&request), ResultCode::INVALID_JSON);
 }
+
+/// Runs a container to its end and returns what it said.
+fn run(host: &mut Host, id: &str, spec: Value) -> String {
+    assert_eq!(create(host, id, spec), ResultCode::OK);
+    let (std_out, from) = host.port();
+    let parameters = ProcessParameters { create_std_out_pipe: true, ..Default::default() };
+    let ports = StdioPorts { std_out, ..Default::default() };
+    let process = execute(host, id, parameters, ports).unwrap();
+    let said = read_all(&from);
+    wait(host, id, process);
+    said
+}
+
+#[test]
+fn privileged_a_container_knows_its_name_and_its_hosts() {
+    let mut host = host();
+    let script = "cat /proc/sys/kernel/hostname /etc/hostname /etc/hosts /etc/resolv.conf; \
+        echo 10.0.0.9 friend >> /etc/hosts";
+    let mut pod = spec(&host, "pod", script);
+    pod["hostname"] = json!("box.example");
+    let said = run(&mut host, "pod", pod);
+    let begin = "box.example\nbox.example\n127.0.0.1 localhost\n127.0.0.1 box.example box\n";
+    assert!(said.starts_with(begin) && said.ends_with("ff02::2 ip6-allrouters\n"), "{said}");
+    // Another one in its sandbox has the same files, and one that brings its own has those.
+    let mut member = spec(&host, "member", "cat /etc/hosts /etc/resolv.conf");
+    member["annotations"] = json!({"io.kubernetes.cri.sandbox-id": "pod"});
+    fs::write(host.path("servers"), "nameserver 10.0.0.1\n").unwrap();
+    let servers = json!({
+        "destination": "/etc/resolv.conf", "source": host.text("servers"), "type": "bind",
+        "options": ["bind"],
+    });
+    member["mounts"].as_array_mut().unwrap().push(servers);
+    let said = run(&mut host, "member", member);
+    assert!(said.ends_with("10.0.0.9 friend\nnameserver 10.0.0.1\n"), "{said}");
+    for id in ["member", "pod"] {
+        remove_root(&host, id);
+        assert_eq!(delete(&host, id), ResultCode::OK);
+        assert!(!host.path(id).exists(), "nothing of its bundle is left");
+    }
+    assert!(host.path("servers").exists());
+}

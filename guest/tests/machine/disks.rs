@@ -24,7 +24,7 @@ fn layer(slot: ScsiSlot, path: &str) -> MappedVirtualDisk {
     MappedVirtualDisk { read_only: true, ..disk(slot, path) }
 }
 
-fn in_vm(path: &str) -> Value {
+pub(crate) fn in_vm(path: &str) -> Value {
     json!({"destination": "/mnt", "type": "bind", "source": format!("uvm://{path}"), "options": ["rbind", "rw"]})
 }
 
@@ -300,4 +300,15 @@ pub(crate) fn huge_pages_reach_a_container(machine: &Machine, _: &Images) {
     let (_, said) = machine.run(ROOT, &[mount, tmp], script);
     assert!(said.contains("hugetlbfs") && said.contains("pagesize=2M"), "{said}");
     assert!(said.contains(" /tmp tmpfs"), "{said}");
+}
+
+/// A loopback in the container's network or the machine's, and random numbers of the host.
+pub(crate) fn a_machine_has_a_loopback_and_randomness(machine: &Machine, _: &Images) {
+    let sys = in_vm("/sys/class/misc/hw_random");
+    for namespaces in [&["pid", "mount", "network"][..], &["pid", "mount"]] {
+        let script = "cat /mnt/rng_current /proc/net/fib_trie";
+        let (_, said) = machine.run_in(namespaces, ROOT, std::slice::from_ref(&sys), script);
+        assert!(said.contains("127.0.0.1"), "{namespaces:?}: {said}");
+        assert!(said.starts_with("virtio_rng"), "{said}");
+    }
 }

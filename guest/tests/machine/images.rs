@@ -24,7 +24,9 @@ impl Images {
         }
         fs::copy("/usr/bin/busybox", layer.join("bin/busybox"))
             .expect("busybox-static is installed");
-        for name in ["sh", "cat", "echo", "dd", "ls", "mount", "grep", "touch", "stat", "sleep"] {
+        for name in
+            ["sh", "cat", "echo", "dd", "ls", "mount", "grep", "touch", "stat", "sleep", "wc", "rm"]
+        {
             std::os::unix::fs::symlink("busybox", layer.join("bin").join(name)).unwrap();
         }
         fs::write(layer.join("name"), "base\n").unwrap();
@@ -38,6 +40,7 @@ impl Images {
         run(Command::new("mkfs.ext4").args(["-q", "-d"]).arg(&top).arg(ext4));
         images.partitioned();
         images.blank("scratch", 64 << 20);
+        images.blank("small", 2 << 20);
         images.blank("xfs", 320 << 20);
         images.blank("secret", 320 << 20);
         images.blank("raw", 1 << 20);

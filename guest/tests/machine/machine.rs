@@ -100,6 +100,19 @@ impl Machine {
 
     /// Runs a script in a container on the root file system at `root`; its exit code and what it said.
     pub(crate) fn run(&self, root: &str, mounts: &[Value], script: &str) -> (u32, String) {
+        self.run_in(&["pid", "mount", "network"], root, mounts, script)
+    }
+
+    /// The same with these namespaces only.
+    pub(crate) fn run_in(
+        &self,
+        namespaces: &[&str],
+        root: &str,
+        mounts: &[Value],
+        script: &str,
+    ) -> (u32, String) {
+        let namespaces: Vec<Value> =
+            namespaces.iter().map(|namespace| json!({ "type": namespace })).collect();
         let id = format!("c{}", self.containers.fetch_add(1, Ordering::Relaxed));
         let mut all = vec![
             json!({"destination": "/proc", "type": "proc", "source": "proc"}),
@@ -115,7 +128,7 @@ impl Machine {
             },
             "root": {"path": root},
             "mounts": all,
-            "linux": {"namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "network"}]},
+            "linux": {"namespaces": namespaces},
         });
         let config = ContainerConfig {
             schema_version: SchemaVersion::V2_1,

@@ -7,10 +7,11 @@
 mod disks;
 mod images;
 mod machine;
+mod troubles;
 
 use std::time::{Duration, Instant};
 
-use bridge::DumpStacks;
+use bridge::{Deadline, DumpStacks, ShutdownGraceful};
 use uvm::Vm as _;
 
 use images::Images;
@@ -35,11 +36,18 @@ fn vm_the_agent_handles_every_kind_of_device() {
     step("block devices", &disks::a_block_device_reaches_a_container);
     step("persistent memory", &disks::persistent_memory_whole_and_in_parts);
     step("huge pages", &disks::huge_pages_reach_a_container);
+    step("loopback", &disks::a_machine_has_a_loopback_and_randomness);
+    step("full scratch", &troubles::a_full_scratch_is_an_error_until_there_is_room);
+    step("layer below", &troubles::a_layer_below_a_root_can_be_unmounted);
     let stacks = machine.vm.client().call(&DumpStacks::default(), &machine::limit()).unwrap();
     assert!(stacks.guest_stacks.contains("DumpStacks"));
+    let client = troubles::a_host_that_comes_again_finds_its_container(&machine);
     let started = Instant::now();
-    machine.vm.close(Duration::from_secs(30)).unwrap();
-    let exit = machine.vm.wait(Duration::ZERO).unwrap();
+    let brief = Deadline::after(Duration::from_secs(25));
+    // Not answered: the connection ends with the machine.
+    let asked = client.call(&ShutdownGraceful::default(), &brief);
+    assert_eq!(asked.unwrap_err().kind(), bridge::ErrorKind::Closed);
+    let exit = machine.vm.wait(Duration::from_secs(10)).expect("it powers off");
     let took = started.elapsed();
     assert!(exit.orderly, "{exit:?}");
     assert!(took < Duration::from_secs(25), "the agent powers off by itself: {took:?}");

@@ -89,6 +89,11 @@ pub fn sync_file_system(path: &Path) -> Result<()> {
     rustix::fs::syncfs(&file).map_err(|errno| failed("syncfs", path)(errno.into()))
 }
 
+/// Whether this process may write there, permissions and the file system's state together.
+pub fn is_writable(path: &Path) -> bool {
+    rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok()
+}
+
 /// Whether the lock was to be had at once.
 pub(super) fn try_lock(file: &File, sharing: Sharing) -> io::Result<bool> {
     let operation = match sharing {
