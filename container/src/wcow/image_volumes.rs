@@ -7,7 +7,7 @@ use std::sync::Arc;
 use layer::Cancel;
 use mount::windows::{PathKind, WindowsLayer, WindowsPath};
 
-use super::layers::{WcowLayers, path};
+use super::layers::{WcowLayers, block_cim, path};
 use super::mount::WcowHost;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -16,16 +16,16 @@ const DEEPEST: usize = 128;
 
 /// Copies what an image has at its volumes to folders of the host: `volumes` are pairs of a path in the image
 /// (`/data` is `C:\data`) and a folder, which is made if it is missing. A path that the image does not have is an empty
-/// volume. The layers are attached for the time of copying, with the scratch that is given, and detached after it,
-/// whatever comes of it.
+/// volume. The layers are mounted for the time of copying, and released after it, whatever comes of it: folders with the
+/// scratch that is given, of CIMs the topmost alone, which shows all of the image and takes no scratch.
 ///
 /// Files and folders are copied with what the host's own copying keeps; links are not followed, and are left out.
 ///
 /// # Errors
 ///
 /// [`Invalid`](ErrorKind::Invalid) for a volume on another drive and for one that is a file in the image;
-/// [`FailedPrecondition`](ErrorKind::FailedPrecondition) for a folder that has something in it; what attaching,
-/// copying and detaching say.
+/// [`FailedPrecondition`](ErrorKind::FailedPrecondition) for a folder that has something in it;
+/// [`NotSupported`](ErrorKind::NotSupported) for block CIMs; what mounting, copying and releasing say.
 pub fn copy_image_volumes(
     host: &Arc<WcowHost>,
     id: &str,
@@ -33,12 +33,6 @@ pub fn copy_image_volumes(
     volumes: &[(String, WindowsPath)],
     cancel: &Cancel,
 ) -> Result<()> {
-    let WcowLayers::Wcifs { scratch, parents } = layers else {
-        return Err(Error::new(
-            ErrorKind::NotSupported,
-            "the volumes of an image on CIMs are copied from the mounted CIM",
-        ));
-    };
     let folders = host.layers.folders();
     let mut wanted = Vec::new();
     for (volume, folder) in volumes {
@@ -49,27 +43,40 @@ pub fn copy_image_volumes(
             return Err(Error::precondition(format!("the volume {folder} is not an empty folder")));
         }
     }
-    super::mount::ensure_scratch(host, scratch, parents)?;
-    let layer =
-        WindowsLayer { scratch: scratch.clone(), parents: parents.clone(), read_only: true };
-    let attached = host
-        .layers
-        .attach(&layer, id, cancel)
-        .map_err(|error| Error::mount("cannot mount the image for its volumes", error))?;
-    let copied = path(&format!(r"{}\", attached.volume)).and_then(|root| {
+    let copy = |root: &str| {
+        let root = path(root)?;
         wanted
             .iter()
             .try_for_each(|(names, folder)| copy_volume(host, &root, names, folder, cancel))
-    });
-    let released = host
-        .layers
-        .detach(scratch)
-        .map_err(|error| Error::mount("cannot undo the mount of the image", error));
+    };
+    let mounting = |error| Error::mount("cannot mount the image for its volumes", error);
+    let releasing = |error| Error::mount("cannot undo the mount of the image", error);
+    let (copied, released) = match layers {
+        WcowLayers::Wcifs { scratch, parents } => {
+            super::mount::ensure_scratch(host, scratch, parents)?;
+            let (scratch, parents) = (scratch.clone(), parents.clone());
+            let layer = WindowsLayer { scratch, parents, read_only: true };
+            let attached = host.layers.attach(&layer, id, cancel).map_err(mounting)?;
+            let copied = copy(&format!(r"{}\", attached.volume));
+            (copied, host.layers.detach(&layer.scratch).map(drop).map_err(releasing))
+        }
+        WcowLayers::ForkedCim { parents, .. } => {
+            let Some((_, cim)) = parents.first() else {
+                return Err(Error::invalid("an image on CIMs has at least one layer"));
+            };
+            let cim = cim.to_string();
+            let volume = host.cims.mount_cim_layer(Path::new(&cim), id).map_err(mounting)?;
+            let copied = copy(&format!("{}Files", volume.path.display()));
+            let released = host.cims.unmount_cim_layer(Path::new(&cim), id);
+            (copied, released.map(drop).map_err(releasing))
+        }
+        WcowLayers::BlockCim => return Err(block_cim()),
+    };
     match (copied, released) {
         (Err(error), released) => {
             Err(error.and("while undoing it", released.err().into_iter().collect()))
         }
-        (Ok(()), released) => released.map(drop),
+        (Ok(()), released) => released,
     }
 }
 

@@ -237,3 +237,55 @@ fn volumes_of_an_image_are_copied_and_its_layers_released() {
     assert!(bench.said().is_empty(), "nothing was attached for what cannot be");
     bench.assert_clean("volumes");
 }
+
+/// Python: `uuid.uuid5(uuid.UUID("6827367b-c388-4e9b-961c-6d2c936c0000"), "c1")`.
+const OF_C1: &str = "0aa549ee-f8c9-5b7e-86ac-70393f0fd498";
+
+#[test]
+fn volumes_of_an_image_on_cims_are_copied_out_of_the_topmost() {
+    let layers = |cims: &[&str]| WcowLayers::ForkedCim {
+        scratch: path(r"C:\s"),
+        parents: cims.iter().map(|cim| (path(r"C:\l\x"), path(cim))).collect(),
+    };
+    let copied = |bench: &Bench, from: &str, to: &str| {
+        let volumes = [(from.to_owned(), path(to))];
+        let layers = layers(&[r"C:\c\2.cim", r"C:\c\1.cim"]);
+        copy_image_volumes(&bench.host, "c1", &layers, &volumes, &Cancel::new())
+    };
+    // hcs-layers.md 1.3 and 2.5: the topmost CIM, files cached; no scratch, no filter.
+    let steps = [
+        format!(r"GetFileAttributesW(\\?\Volume{{{OF_C1}}}\)"),
+        format!(r"CimMountImage(C:\c, 2.cim, 0x4, {OF_C1})"),
+        format!("CimDismountImage({OF_C1})"),
+    ];
+    let bench = Bench::bare();
+    let (folders, root) = (bench.folders(), format!(r"\\?\Volume{{{OF_C1}}}\Files"));
+    bench.make(&format!(r"{root}\data\sub"));
+    let file = folders.path(&path(&format!(r"{root}\data\sub\file")));
+    std::fs::write(file, "from the image").unwrap();
+    copied(&bench, "/data", r"C:\v\1").unwrap();
+    let file = folders.path(&path(r"C:\v\1\sub\file"));
+    assert_eq!(std::fs::read_to_string(file).unwrap(), "from the image");
+    assert_eq!(bench.said(), steps);
+    // A failure while copying releases too, and one of the image's volume that is in use is told.
+    std::fs::write(folders.path(&path(&format!(r"{root}\plain"))), "a file").unwrap();
+    let error = copied(&bench, "/plain", r"C:\v\2").unwrap_err();
+    assert!(error.to_string().contains("no folder"), "{error}");
+    assert_eq!(bench.said(), steps);
+    for (step, line) in steps.iter().enumerate() {
+        let bench = Bench::bare();
+        bench.recorder.fail_at(step + 1, sys::windows::HResult::ACCESS_DENIED);
+        copied(&bench, "/nothing", r"C:\v\3").unwrap_err();
+        assert_eq!(bench.said().last(), Some(line), "{step}");
+        // What could not be dismounted is on record, and the container's clean-up finds it.
+        assert_eq!(bench.recorder.volumes().len(), usize::from(step == 2));
+        bench.recorder.heal();
+        bench.host.cims.cleanup_container_mounts("c1").unwrap();
+        assert!(bench.recorder.volumes().is_empty());
+    }
+    let bench = Bench::bare();
+    for layers in [layers(&[]), WcowLayers::BlockCim] {
+        copy_image_volumes(&bench.host, "c1", &layers, &[], &Cancel::new()).unwrap_err();
+    }
+    assert!(bench.said().is_empty());
+}
