@@ -11,6 +11,7 @@ mod contents;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use contents::Contents;
 use layer::Digest;
@@ -170,7 +171,13 @@ fn an_image_is_unpacked_run_and_removed_as_layer_folders() {
     for key in ["c", "v", "base"] {
         host.remove(key).unwrap();
     }
-    assert!(host.api.lines().iter().any(|line| line.starts_with("DestroyLayer(")));
+    // After the answer.
+    let destroyed = || host.api.lines().iter().any(|line| line.starts_with("DestroyLayer("));
+    let until = Instant::now() + Duration::from_secs(10);
+    while !destroyed() {
+        assert!(Instant::now() < until, "{:?}", host.api);
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 #[test]
@@ -283,6 +290,43 @@ fn layers_become_cims_and_are_compared() {
     let layer = described(&contents, &above);
     assert_eq!(host.apply(&container, &layer).unwrap_err().code(), Code::Unimplemented);
     assert_eq!(host.apply(&upper, &layer).unwrap_err().code(), Code::Unimplemented);
+}
+
+#[test]
+fn layers_become_folders() {
+    let mut host = Host::new(HostForm::Folders);
+    let contents =
+        Contents::start_at(&host.directory.path().join("containerd.sock"), &host.runtime);
+    host.unpack(&contents, "base", "", &base());
+    let folder = host.snapshots().join("1");
+    assert!(folder.join("Files/Windows/System32/config/SYSTEM").is_file());
+    let processed = |line: &String| line.starts_with("ProcessBaseImage(");
+    assert!(host.api.take_lines().iter().any(processed));
+    let above = layer(&["Files", "Hives"], &[("Files/c", Some("c"))]);
+    host.unpack(&contents, "top", "base", &above);
+    let imported = |line: &String| line.starts_with("ImportLayer(");
+    assert!(host.api.take_lines().iter().any(imported));
+    let chain = std::fs::read_to_string(host.snapshots().join("2/layerchain.json")).unwrap();
+    assert_eq!(chain, format!("[{:?}]", folder.display().to_string()));
+
+    // Another differ may do what is not done here: the folder is as it was.
+    let vm = layer(&["Files", "Hives", "UtilityVM"], &[]);
+    let mounts = host.prepare("extract-2 vm", "top", "").unwrap();
+    let refused = host.apply(&mounts, &described(&contents, &vm)).unwrap_err();
+    assert_eq!(refused.code(), Code::Unimplemented);
+    let empty = |host: &Host| {
+        let names = host.snapshots().join("3").read_dir().unwrap();
+        let names: Vec<_> = names.map(|name| name.unwrap().file_name()).collect();
+        names == ["layerchain.json"]
+    };
+    assert!(empty(&host));
+    host.api.fail_once("ImportLayer", HResult::ACCESS_DENIED);
+    let failed = host.apply(&mounts, &described(&contents, &above)).unwrap_err();
+    assert_eq!(failed.code(), Code::Internal);
+    assert!(failed.message().contains("ERROR_ACCESS_DENIED"), "{}", failed.message());
+    assert!(empty(&host));
+    host.apply(&mounts, &described(&contents, &above)).unwrap();
+    assert_eq!(std::fs::read_dir(host.directory.path().join("root/staging")).unwrap().count(), 0);
 }
 
 #[test]

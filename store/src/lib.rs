@@ -66,4 +66,6 @@ pub use staging::Staging;
 pub use store::{OpenOptions, Store};
 pub use sweep::{Remains, Swept};
 pub use verity::LayerVerity;
-pub use windows::{HostForm, ParentLayer, WindowsChain, WindowsHost};
+pub use windows::{
+    HostForm, ParentLayer, WindowsChain, WindowsHost, export_layer_folder, import_layer_folder,
+};

@@ -5,6 +5,7 @@
 
 mod chain;
 mod commit;
+mod layer_folder;
 mod removal;
 mod scratch;
 mod template;
@@ -19,6 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::{Kind, Labels, Scratch, is_unpacking, shown};
 
 pub use chain::{ParentLayer, WindowsChain};
+pub use layer_folder::{export_layer_folder, import_layer_folder};
 pub(crate) use removal::ASIDE;
 pub(crate) use scratch::{SANDBOX, VM};
 

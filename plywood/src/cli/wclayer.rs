@@ -55,8 +55,8 @@ pub(crate) struct WclayerPathArgs {
 /// `wclayer import`
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-A layer path that ends in .cim becomes a CIM, on Linux; its parents are CIMs beside it. Layer folders can only be \
-made by containerd on Windows.
+A layer path that ends in .cim becomes a CIM, on Linux; its parents are CIMs beside it. Others become layer folders, \
+on Windows with its Host Compute Service.
 
 Examples:
   plywood wclayer import -i base.tar base.cim
@@ -76,8 +76,8 @@ pub(crate) struct WclayerImportArgs {
 /// `wclayer export`
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-A layer path that ends in .cim is read as a CIM, on Linux; its parents are CIMs beside it. Layer folders can only be \
-exported by containerd on Windows.
+A layer path that ends in .cim is read as a CIM, on Linux; its parents are CIMs beside it. Others are layer folders, \
+on Windows with its Host Compute Service.
 
 Examples:
   plywood wclayer export -l base.cim -o layer.tar layer.cim

@@ -1,8 +1,11 @@
 //! `plywood wclayer …`: hcsshim's tool of that name, for those who know it.
 //!
 //! What takes Windows goes through [`sys::windows`], over the account of `mount::windows`, so that `mount` and `unmount`
-//! in two processes know of each other. **Never run on a real HCS host.** Import and export work with CIMs, on every host.
+//! in two processes know of each other. **Never run on a real HCS host.** Import and export work with layer folders on
+//! Windows, and with CIMs on Linux.
 
+#[cfg(any(windows, test))]
+mod folders;
 #[cfg(target_os = "linux")]
 #[path = "wclayer/linux.rs"]
 mod imp;

@@ -94,6 +94,9 @@ pub(super) fn apply(job: &Job, wanted: &Wanted) -> Result<Descriptor, Status> {
         )));
     }
     let task = Task { job, wanted, contents, scope, active, size: found };
+    if let Some(Scratch::Folder) = task.active.scratch {
+        return task.unpack();
+    }
     if let Some(known) = task.known()? {
         return Ok(known);
     }
@@ -108,10 +111,17 @@ fn refuse_written(root: &std::path::Path, active: &Snapshot) -> Result<(), Statu
             let listed = std::fs::read_dir(&upper).map(|mut names| names.next().is_some());
             listed.map_err(|error| Status::internal(format!("{}: {error}", upper.display())))?
         }
-        // containerd has differs for folders, and nobody unpacks over what a container wrote.
-        Some(Scratch::Disk { .. } | Scratch::Folder) => {
-            let what = "only Windows' own tools write layer folders and disks of containers";
+        Some(Scratch::Disk { .. }) => {
+            let what = "nobody unpacks a layer over what a container wrote to its disk";
             return Err(Status::unimplemented(what));
+        }
+        Some(Scratch::Folder) => {
+            let folder = root.join("snapshots").join(active.id.to_string());
+            let others = std::fs::read_dir(&folder).map(|names| {
+                // Says who is below, and is there from the start.
+                names.flatten().any(|name| name.file_name() != "layerchain.json")
+            });
+            others.map_err(|error| Status::internal(format!("{}: {error}", folder.display())))?
         }
         // Whether something was written to it only shows when it is mounted.
         Some(Scratch::Image { .. }) => true,
@@ -191,6 +201,18 @@ impl Task<'_> {
             .map_err(|error| of_store(&error))?;
         self.job.differ.service.metrics().layer_done(LayerWork::Apply, image.tar_size);
         self.applied(&image.diff_id, image.tar_size)
+    }
+
+    /// A layer of a Windows image on a host that keeps layers as folders: into the snapshot's own.
+    fn unpack(&self) -> Result<Descriptor, Status> {
+        let key = &self.active.key;
+        let unpacked =
+            self.scope.unpack_folder(key, self.blob(), &self.options(), &(), &self.job.stop.cancel);
+        // What is not done here, containerd's own differ does: the folder is empty again.
+        let blob =
+            unpacked.map_err(|error| status_behind(&error).unwrap_or_else(|| of_store(&error)))?;
+        self.job.differ.service.metrics().layer_done(LayerWork::Apply, blob.tar_size);
+        self.applied(&blob.diff_id, blob.tar_size)
     }
 
     /// A layer of a Windows image: a CIM, forked from that of the layer below.

@@ -1,8 +1,10 @@
 //! Commit on a Windows host: a folder that was filled, or what a container wrote to its disk, becomes a layer folder.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use sys::windows::LayerDescriptor;
+use layer::{Cancel, LayerBlob, LayerOptions, Progress};
+use sys::windows::{Host, LayerDescriptor};
 
 use crate::commit::{CommitOptions, Committable};
 use crate::error::{Error, Result};
@@ -10,7 +12,8 @@ use crate::scope::Scope;
 use crate::snapshot::{Kind, Labels, Scratch, Snapshot, Timestamp, Usage};
 use crate::staging::Staging;
 
-use super::scratch::write_chain;
+use super::layer_folder::import_layer_folder;
+use super::scratch::{forget_chain, write_chain};
 use super::{HostForm, WindowsHost};
 
 /// Names in a staging directory.
@@ -108,6 +111,49 @@ impl Scope<'_> {
         Ok(committed)
     }
 
+    /// Unpacks the blob of a Windows layer into the folder of an active snapshot.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` for a snapshot that has no folder, or one with something in it; those of
+    /// [`import_layer_folder`](crate::import_layer_folder).
+    pub fn unpack_folder(
+        &self,
+        key: &[u8],
+        source: impl Read + Send,
+        options: &LayerOptions,
+        progress: &dyn Progress,
+        cancel: &Cancel,
+    ) -> Result<LayerBlob> {
+        let store = self.store;
+        let active = self.stat(key)?;
+        let (Some(host), Kind::Active, Some(Scratch::Folder)) =
+            (store.host(), active.kind, &active.scratch)
+        else {
+            let what = format!("snapshot {} has no folder for a layer", active.name());
+            return Err(Error::precondition(what));
+        };
+        let staging = Staging::new(store.root())?;
+        let below = store.parent_layers(&store.read()?, &active)?;
+        let parents: Vec<PathBuf> = below.iter().map(|layer| layer.folder.clone()).collect();
+        let folder = store.layout().snapshot(active.id);
+        // Who is below is written down already, and the folder must be empty.
+        forget_chain(&folder)?;
+        let blob = import_layer_folder(
+            host.api(),
+            source,
+            &folder,
+            &parents,
+            staging.path(),
+            options,
+            progress,
+            cancel,
+        );
+        if !below.is_empty() {
+            write_chain(&folder, &below)?;
+        }
+        blob
+    }
+
     fn check_filled(&self, active: &Snapshot) -> Result<()> {
         let folder = self.store.layout().snapshot(active.id);
         match folder.join("Files").is_dir() {
@@ -136,7 +182,7 @@ impl Scope<'_> {
             sys::file::create_directory(directory, crate::spares::SCRATCH_MODE)
                 .map_err(|error| Error::sys(format!("committing {}", active.name()), error))?;
         }
-        host.export(&folder, &export, &parents).map_err(|error| {
+        self::export(host.api(), &folder, &export, &parents).map_err(|error| {
             Error::windows(format!("exporting what was written to {}", active.name()), error)
         })?;
         host.api().import_layer(&layer, &export, &parents).map_err(|error| {
@@ -147,23 +193,20 @@ impl Scope<'_> {
     }
 }
 
-impl WindowsHost {
-    /// Writes what is on a scratch disk into `target`. The filter is attached and detached once before, which makes sure
-    /// that the disk was initialized; nothing stays attached, whatever fails.
-    pub(crate) fn export(
-        &self,
-        folder: &Path,
-        target: &Path,
-        parents: &[LayerDescriptor],
-    ) -> sys::windows::Result<()> {
-        let api = self.api();
-        api.activate_layer(folder)?;
-        let exported = api
-            .prepare_layer(folder, parents)
-            .and_then(|()| api.unprepare_layer(folder))
-            .and_then(|()| api.export_layer(folder, target, parents));
-        let deactivated = api.deactivate_layer(folder);
-        exported?;
-        deactivated
-    }
+/// Writes what is on a scratch disk into `target`. The filter is attached and detached once before, which makes sure
+/// that the disk was initialized; nothing stays attached, whatever fails.
+pub(super) fn export(
+    api: &dyn Host,
+    folder: &Path,
+    target: &Path,
+    parents: &[LayerDescriptor],
+) -> sys::windows::Result<()> {
+    api.activate_layer(folder)?;
+    let exported = api
+        .prepare_layer(folder, parents)
+        .and_then(|()| api.unprepare_layer(folder))
+        .and_then(|()| api.export_layer(folder, target, parents));
+    let deactivated = api.deactivate_layer(folder);
+    exported?;
+    deactivated
 }

@@ -139,6 +139,17 @@ pub(super) fn write_chain(directory: &Path, parents: &[ParentLayer]) -> Result<(
     fs::write(&path, text).map_err(|source| Error::io(doing(), source))
 }
 
+/// Removes what [`write_chain`] wrote, if it did.
+pub(super) fn forget_chain(directory: &Path) -> Result<()> {
+    let path = directory.join(CHAIN);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io(format!("removing {}", path.display()), error))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Copies a disk, durably. `otherwise` says why the template may be missing.
 fn copy(template: &Path, disk: &Path, otherwise: &str) -> Result<()> {
     let doing = || format!("copying {} to {}", template.display(), disk.display());

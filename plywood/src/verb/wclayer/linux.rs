@@ -53,7 +53,7 @@ fn is_cim(path: &Path) -> bool {
 fn folder(path: &Path, what: &str) -> Failure {
     let message = format!("{} is no CIM: layer folders cannot be {what}", path.display());
     Failure::new(Exit::NotSupported, message)
-        .hint("name a layer path that ends in .cim, or have containerd on Windows do it")
+        .hint("name a layer path that ends in .cim; layer folders take Windows")
 }
 
 fn import(session: &mut Session, args: &WclayerImportArgs) -> Result<()> {

@@ -8,6 +8,8 @@ use sys::windows::recording::Recorder;
 #[cfg(target_os = "linux")]
 use crate::exit::Exit;
 
+use crate::cli::{WclayerExportArgs, WclayerImportArgs};
+
 use super::*;
 
 const SCRATCH: &str = r"C:\layers\scratch";
@@ -133,4 +135,70 @@ fn elsewhere_the_answer_is_what_works_there() {
         assert_eq!(crate::exit::code(&error), Exit::NotSupported);
         assert!(crate::exit::hints(&error)[0].contains(instead), "{verb:?}");
     }
+}
+
+/// A base layer: `Files` with a file in it.
+fn base_tar() -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (path, text) in [("Files", None), ("Files/a", Some("one"))] {
+        let attributes: &[u8] = if text.is_none() { b"16" } else { b"32" };
+        tar.append_pax_extensions([("MSWINDOWS.fileattr", attributes)]).unwrap();
+        let mut header = tar::Header::new_ustar();
+        let text = text.unwrap_or_else(|| {
+            header.set_entry_type(tar::EntryType::Directory);
+            ""
+        });
+        header.set_size(text.len() as u64);
+        tar.append_data(&mut header, path, text.as_bytes()).unwrap();
+    }
+    tar.into_inner().unwrap()
+}
+
+#[test]
+fn a_layer_folder_is_imported_and_exported() {
+    let place = tempfile::tempdir().unwrap();
+    let at = |name: &str| place.path().join(name);
+    std::fs::write(at("in.tar"), base_tar()).unwrap();
+    let api = Recorder::new();
+    let (layer, cancel) = (at("layer"), Cancel::new());
+    let import = |path: &Path| {
+        let args = WclayerImportArgs {
+            layers: Vec::new(),
+            input: Some(at("in.tar")),
+            path: path.to_owned(),
+        };
+        folders::import(&api, &args, &cancel)
+    };
+    api.fail_once("ProcessBaseImage", HResult::ACCESS_DENIED);
+    let failed = import(&layer).unwrap_err();
+    assert!(format!("{failed:#}").contains("ERROR_ACCESS_DENIED"), "{failed:#}");
+    let names = || {
+        let names = std::fs::read_dir(place.path()).unwrap();
+        let mut names: Vec<_> = names.map(|name| name.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(), ["in.tar"], "nothing is left");
+    import(&layer).unwrap();
+    assert!(layer.join("Files/a").is_file());
+    assert!(import(&layer).is_err(), "it is not empty");
+
+    let export = |output: Option<PathBuf>, gzip| {
+        let args = WclayerExportArgs { layers: Vec::new(), output, path: layer.clone(), gzip };
+        let mut stream = Vec::new();
+        folders::export(&api, &args, &mut stream, &cancel).map(|()| stream)
+    };
+    export(Some(at("out.tar")), false).unwrap();
+    let tar = export(None, false).unwrap();
+    assert_eq!(tar, std::fs::read(at("out.tar")).unwrap());
+    assert_eq!(export(None, true).unwrap()[..2], [0x1F, 0x8B]);
+    let mut archive = tar::Archive::new(tar.as_slice());
+    let paths = archive
+        .entries()
+        .unwrap()
+        .map(|entry| entry.unwrap().path().unwrap().display().to_string());
+    assert_eq!(paths.collect::<Vec<_>>(), ["Files", "Files/a"]);
+    api.fail_once("BackupRead", HResult::SHARING_VIOLATION);
+    assert!(export(Some(at("bad.tar")), false).is_err());
+    assert_eq!(names(), ["in.tar", "layer", "out.tar"]);
 }

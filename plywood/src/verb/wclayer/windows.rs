@@ -7,6 +7,7 @@ use anyhow::Result;
 use layer::Cancel;
 use sys::windows::{Host, System};
 
+use super::folders;
 use crate::Session;
 use crate::cli::WclayerVerb;
 use crate::verb::only_on_linux;
@@ -25,6 +26,23 @@ pub(super) fn cancel() -> Result<Cancel> {
     Ok(Cancel::new())
 }
 
-pub(super) fn transfer(_session: &mut Session, _verb: &WclayerVerb) -> Result<()> {
-    only_on_linux("importing and exporting layers")
+pub(super) fn transfer(session: &mut Session, verb: &WclayerVerb) -> Result<()> {
+    let host = host(verb)?;
+    let cancel = cancel()?;
+    match verb {
+        WclayerVerb::Import(args) if is_cim(&args.path) => only_on_linux("importing a CIM"),
+        WclayerVerb::Export(args) if is_cim(&args.path) => only_on_linux("exporting a CIM"),
+        WclayerVerb::Import(args) => folders::import(&*host, args, &cancel),
+        WclayerVerb::Export(args) => {
+            if args.output.is_none() {
+                session.output.must_not_be_terminal("a tar")?;
+            }
+            folders::export(&*host, args, &mut session.output.stream(), &cancel)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_cim(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("cim"))
 }

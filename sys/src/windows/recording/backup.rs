@@ -153,3 +153,19 @@ impl BackupApi for Recorder {
         Ok(())
     }
 }
+
+impl Recorder {
+    /// What is in the directory of an import is in the layer then; metadata beside directories is not.
+    pub(super) fn become_layer(&self, source: &Path, layer: &Path) {
+        let Ok(entries) = fs::read_dir(source) else { return };
+        for entry in entries.flatten() {
+            let (from, to) = (entry.path(), layer.join(entry.file_name()));
+            if from.is_dir() {
+                let _ = fs::create_dir(&to);
+                self.become_layer(&from, &to);
+            } else if !entry.file_name().to_string_lossy().ends_with(".$wcidirs$") {
+                let _ = fs::copy(&from, &to);
+            }
+        }
+    }
+}

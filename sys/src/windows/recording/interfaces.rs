@@ -162,7 +162,9 @@ impl LayerApi for Recorder {
 
     fn import_layer(&self, layer: &Path, source: &Path, parents: &[LayerDescriptor]) -> Result<()> {
         let others = [shown(source), shown_parents(parents)];
-        self.call("ImportLayer", layer.display(), &others).map(drop)
+        drop(self.call("ImportLayer", layer.display(), &others)?);
+        self.become_layer(source, layer);
+        Ok(())
     }
 
     fn export_layer(&self, layer: &Path, target: &Path, parents: &[LayerDescriptor]) -> Result<()> {
