@@ -7,6 +7,7 @@ mod support;
 
 mod bad_input;
 mod cim_files;
+mod cim_mounts;
 mod daemon;
 mod erofs_files;
 mod help;
