@@ -106,7 +106,7 @@ impl FileSet for DirectorySet {
     type File = File;
 
     fn open(&self, name: &str) -> io::Result<File> {
-        File::open(self.0.join(name))
+        imp::open(&self.0.join(name))
     }
 
     fn names(&self) -> io::Result<Vec<String>> {

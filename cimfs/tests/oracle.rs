@@ -1,6 +1,7 @@
 //! The oracle, a reader in another language that was written from the description of the format alone, says the
 //! same of images as the crate's reader.
 
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod support;

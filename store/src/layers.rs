@@ -271,7 +271,7 @@ impl Store {
     ) -> Result<PathBuf> {
         let staged = staging.path().join(file);
         let doing = || format!("taking the file {}", staged.display());
-        let open = std::fs::File::open(&staged).map_err(|source| Error::io(doing(), source))?;
+        let open = sys::file::open_to_sync(&staged).map_err(|source| Error::io(doing(), source))?;
         let length = open.metadata().map_err(|source| Error::io(doing(), source))?.len();
         if length != promised {
             return Err(Error::new(

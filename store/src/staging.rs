@@ -16,7 +16,7 @@ use crate::layout::{Layout, REMOVED};
 #[derive(Debug)]
 pub struct Staging {
     path: PathBuf,
-    _claim: Lock,
+    claim: Option<Lock>,
 }
 
 const CLAIM: &str = "claim";
@@ -49,7 +49,7 @@ impl Staging {
             let claim = path.join(CLAIM);
             match Lock::acquire(&claim, Duration::ZERO) {
                 Ok(Acquired::Held(lock)) if lock.is_at(&claim) => {
-                    return Ok(Self { path, _claim: lock });
+                    return Ok(Self { path, claim: Some(lock) });
                 }
                 Ok(_) => {}
                 Err(error) if error.io_kind() == std::io::ErrorKind::NotFound => {}
@@ -159,8 +159,12 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        // What cannot be removed now is swept at the next open.
-        drop(sys::file::remove_tree(&self.path));
+        if sys::file::remove_tree(&self.path).is_err() {
+            // Where a file keeps its name for as long as it is open, as on some file systems of Windows. What cannot be
+            // removed now is swept at the next open.
+            drop(self.claim.take());
+            drop(sys::file::remove_tree(&self.path));
+        }
     }
 }
 

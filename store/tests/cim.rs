@@ -178,6 +178,7 @@ fn damage_is_found_and_a_new_import_repairs_it() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
 fn the_two_kinds_of_layers_do_not_mix() {
     let fixture = Fixture::fast();
     let store = &fixture.store;

@@ -52,9 +52,9 @@ impl OnWindows {
 
     /// The calls since the last time, the store's root shortened and staging directories without their names.
     fn calls(&self) -> Vec<String> {
-        let root = format!("{}/", self.store.root().display());
+        let root = format!("{}/", self.store.root().display()).replace('\\', "/");
         let shorten = |line: String| {
-            let line = line.replace(&root, "");
+            let line = line.replace('\\', "/").replace(&root, "");
             match line.split_once("staging/") {
                 None => line,
                 Some(_) => {

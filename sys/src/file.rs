@@ -76,6 +76,12 @@ pub fn set_times_to_now(path: &Path) -> Result<()> {
     imp::set_times_to_now(path)
 }
 
+/// Opens a file of ours for [`sync_file`] and for its length: `fsync(2)` takes any descriptor, Windows flushes only what
+/// may write.
+pub fn open_to_sync(path: &Path) -> io::Result<File> {
+    imp::open_to_sync(path)
+}
+
 /// Makes a file's data and length durable.
 pub fn sync_file(file: &File, path: &Path) -> Result<()> {
     file.sync_all().map_err(failed("fsync", path))

@@ -5,6 +5,14 @@ use std::io;
 use std::os::windows::fs::FileExt;
 use std::path::Path;
 
+/// Windows denies access to directories.
+pub(super) fn open(path: &Path) -> io::Result<File> {
+    File::open(path).map_err(|error| match std::fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => io::ErrorKind::IsADirectory.into(),
+        _ => error,
+    })
+}
+
 pub(super) fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
     while !bytes.is_empty() {
         match file.seek_write(bytes, offset) {

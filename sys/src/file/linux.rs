@@ -115,6 +115,10 @@ pub(super) fn identity_at(path: &Path) -> io::Result<FileIdentity> {
     Ok(FileIdentity { volume: metadata.dev(), number: metadata.ino().into() })
 }
 
+pub(super) fn open_to_sync(path: &Path) -> io::Result<File> {
+    File::open(path)
+}
+
 pub(super) fn open_disk(path: &Path, write: bool) -> io::Result<Option<File>> {
     let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let file = OpenOptions::new().read(true).write(write).custom_flags(flags).open(path)?;

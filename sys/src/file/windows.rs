@@ -139,8 +139,17 @@ pub(super) fn identity_at(path: &Path) -> io::Result<FileIdentity> {
     identity(&open_itself(path, FILE_READ_ATTRIBUTES)?)
 }
 
+pub(super) fn open_to_sync(path: &Path) -> io::Result<File> {
+    File::options().read(true).write(true).open(path)
+}
+
 pub(super) fn open_disk(path: &Path, write: bool) -> io::Result<Option<File>> {
-    let file = File::options().read(true).write(write).open(path)?;
+    let file = match File::options().read(true).write(write).open(path) {
+        Ok(file) => file,
+        // A directory is "access denied".
+        Err(_) if fs::metadata(path).is_ok_and(|metadata| metadata.is_dir()) => return Ok(None),
+        Err(error) => return Err(error),
+    };
     Ok(file.metadata()?.is_file().then_some(file))
 }
 
