@@ -60,7 +60,8 @@ enum Record {
 #[derive(Debug)]
 pub(crate) struct Journal {
     path: PathBuf,
-    file: File,
+    /// `None` if it could be neither replaced nor opened again.
+    file: Option<File>,
     length: u64,
     next: u64,
     live: BTreeMap<StepId, Step>,
@@ -82,11 +83,12 @@ impl Journal {
             .read_to_end(&mut text)
             .map_err(|error| failed("read", error))?;
         let mut journal =
-            Self { path: path.to_owned(), file, length: 0, next: 0, live: BTreeMap::new() };
+            Self { path: path.to_owned(), file: None, length: 0, next: 0, live: BTreeMap::new() };
         journal.replay(&text)?;
         if journal.length < text.len() as u64 {
-            journal.file.set_len(journal.length).map_err(|error| failed("truncate", error))?;
+            file.set_len(journal.length).map_err(|error| failed("truncate", error))?;
         }
+        journal.file = Some(file);
         if journal.length == 0 {
             journal.append(&Record::Header { version: VERSION })?;
         }
@@ -151,10 +153,12 @@ impl Journal {
         write_line(&mut text, record).map_err(|error| {
             Error::caused(ErrorKind::Invalid, "cannot write a step down", error)
         })?;
-        if let Err(error) = self.file.write_all(&text) {
+        let failed = |error| Error::io(format!("cannot append to {}", self.path.display()), error);
+        let file = self.file.as_mut().ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?;
+        if let Err(error) = file.write_all(&text) {
             // A part may have been written: cut it off. Should that fail too, the next opener does it.
-            let _ = self.file.set_len(self.length);
-            return Err(Error::io(format!("cannot append to {}", self.path.display()), error));
+            let _ = file.set_len(self.length);
+            return Err(failed(error));
         }
         self.length += text.len() as u64;
         Ok(())
@@ -224,12 +228,20 @@ impl Journal {
             // Left over by a process that was killed here.
             file.set_len(0)?;
             file.write_all(&text)?;
-            std::fs::rename(&new, &self.path)?;
             Ok(file)
         });
-        if let Ok(file) = written {
-            self.file = file;
+        let Ok(file) = written else { return };
+        let replace = || std::fs::rename(&new, &self.path);
+        let replaced = replace().or_else(|_| {
+            // File systems of Windows may refuse to replace what is open.
+            self.file = None;
+            replace()
+        });
+        if replaced.is_ok() {
+            self.file = Some(file);
             self.length = text.len() as u64;
+        } else if self.file.is_none() {
+            self.file = OpenOptions::new().append(true).open(&self.path).ok();
         }
     }
 }

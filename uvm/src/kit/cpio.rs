@@ -88,6 +88,7 @@ impl<W: Write> Cpio<W> {
 }
 
 #[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use super::*;
     use std::process::{Command, Stdio};

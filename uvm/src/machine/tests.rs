@@ -51,7 +51,7 @@ fn soon() -> Deadline {
 }
 
 fn disk(name: &str) -> ScsiDisk {
-    let path = PathBuf::from("/images").join(name);
+    let path = std::path::absolute("/images").unwrap().join(name);
     ScsiDisk { path, read_only: true, kind: ScsiKind::VirtualDisk }
 }
 
