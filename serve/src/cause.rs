@@ -152,9 +152,15 @@ named_kinds!(
 mod tests {
     use super::*;
 
+    /// A full disk.
+    #[cfg(unix)]
+    const FULL: i32 = 28;
+    #[cfg(windows)]
+    const FULL: i32 = 112;
+
     #[test]
     fn a_chain_arrives_as_it_was() {
-        let root = io::Error::from_raw_os_error(28);
+        let root = io::Error::from_raw_os_error(FULL);
         let system = sys::Error::new("write(3)", root);
         let error = store::Error::sys("adding a layer", system);
         let told = serde_json::to_string(&RemoteCause::of(&error)).unwrap();
@@ -172,7 +178,7 @@ mod tests {
             }
         }
         assert_eq!(kinds[0], CauseKind::Store(store::ErrorKind::NoSpace));
-        assert_eq!(kinds[1], CauseKind::System(Some(28)));
+        assert_eq!(kinds[1], CauseKind::System(Some(FULL)));
     }
 
     #[test]

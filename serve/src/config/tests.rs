@@ -1,5 +1,15 @@
 use super::*;
 
+/// What makes `/x` absolute.
+#[cfg(unix)]
+const DISK: &str = "";
+#[cfg(windows)]
+const DISK: &str = "C:";
+
+fn rooted(path: &str) -> PathBuf {
+    format!("{DISK}{path}").into()
+}
+
 /// The configuration of this file, environment and flags.
 fn merged(
     text: &str,
@@ -8,15 +18,19 @@ fn merged(
 ) -> Result<Config, String> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("c.toml");
-    std::fs::write(&path, text).unwrap();
+    std::fs::write(&path, text.replace("\"/", &format!("\"{DISK}/"))).unwrap();
+    let value = |value: &str| match value.starts_with('/') {
+        true => format!("{DISK}{value}"),
+        false => value.to_owned(),
+    };
     let variable = |name: &str| {
         let found = environment.iter().find(|(variable, _)| *variable == name);
-        Ok(found.map(|(_, value)| (*value).to_owned()))
+        Ok(found.map(|(_, text)| value(text)))
     };
-    let flags = flags.iter().map(|(key, value)| Flag {
+    let flags = flags.iter().map(|(key, text)| Flag {
         key,
         name: format!("--{}", key.replace('.', "-")),
-        value: (*value).to_owned(),
+        value: value(text),
     });
     Config::merged(Some(&path), flags.collect(), variable).map_err(|error| {
         assert_eq!(error.kind(), crate::ErrorKind::Configuration);
@@ -28,7 +42,9 @@ fn refusal(text: &str) -> String {
     merged(text, &[], &[]).unwrap_err()
 }
 
+/// It is that of the Debian package.
 #[test]
+#[cfg(target_os = "linux")]
 fn the_example_is_up_to_date() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config.toml");
     let wanted = Config::example();
@@ -58,9 +74,8 @@ fn later_sources_win_and_are_remembered() {
     let text = "root = \"/file\"\nrun = \"/file\"\n\n[log]\nlevel = \"debug\"\nformat = \"json\"\n";
     let environment = [("PLYWOOD_ROOT", "/environment"), ("PLYWOOD_LOG_LEVEL", "warn")];
     let config = merged(text, &environment, &[("log.level", "error")]).unwrap();
-    assert_eq!(config.root, Path::new("/environment"));
-    assert_eq!(config.run, Path::new("/file"));
-    assert_eq!(config.address, Path::new("/file/plywood.sock"), "follows the run directory");
+    assert_eq!(config.root, rooted("/environment"));
+    assert_eq!(config.run, rooted("/file"));
     assert_eq!((config.log_level, config.log_format), (LogLevel::Error, LogFormat::Json));
     let source = |key: &str| config.sources().find(|found| found.key == key).unwrap().source;
     assert_eq!(source("root").to_string(), "environment PLYWOOD_ROOT");
@@ -70,18 +85,25 @@ fn later_sources_win_and_are_remembered() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn the_socket_follows_the_run_directory() {
+    let config = merged("run = \"/file\"\n", &[], &[]).unwrap();
+    assert_eq!(config.address, Path::new("/file/plywood.sock"));
+}
+
+#[test]
 fn every_value_is_taken() {
     let text = "address = \"/a\"\n[snapshotter]\nmounts = \"erofs\"\nuserxattr = true\n\
                 scratch_size = \"10 GiB\"\n[metrics]\naddress = \"[::1]:99\"\n[differ]\n\
                 concurrency = 3\n[containerd]\naddress = \"/c\"\n";
     let config = merged(text, &[], &[]).unwrap();
-    assert_eq!(config.address, Path::new("/a"));
+    assert_eq!(config.address, rooted("/a"));
     assert_eq!(config.mounts, MountForm::Erofs);
     assert!(config.userxattr);
     assert_eq!(config.scratch_size, Some(10 << 30));
     assert_eq!(config.metrics_address.as_deref(), Some("[::1]:99"));
     assert_eq!(config.differ_concurrency, 3);
-    assert_eq!(config.containerd_address, Path::new("/c"));
+    assert_eq!(config.containerd_address, rooted("/c"));
     let none = [("PLYWOOD_METRICS_ADDRESS", ""), ("PLYWOOD_SNAPSHOTTER_SCRATCH_SIZE", "0")];
     let config = merged(text, &none, &[]).unwrap();
     assert_eq!((config.metrics_address, config.scratch_size), (None, None));
@@ -149,7 +171,7 @@ fn a_reload_keeps_what_takes_a_restart() {
         merged("root = \"/new\"\n[log]\nlevel = \"debug\"\nformat = \"json\"", &[], &[]).unwrap();
     assert_eq!(old.needs_restart(&new), ["root", "log.format"]);
     let taken = old.taking_in(new);
-    assert_eq!((taken.root.as_path(), taken.log_level), (Path::new("/old"), LogLevel::Debug));
+    assert_eq!((taken.root.clone(), taken.log_level), (rooted("/old"), LogLevel::Debug));
     assert_eq!(taken.log_format, LogFormat::Text);
 }
 
@@ -161,7 +183,7 @@ fn all_that_is_said_to_be_reloadable_is() {
         .replace("mounts = \"plain\"", "mounts = \"erofs\"")
         .replace("userxattr = false", "userxattr = true")
         .replace("scratch_size = 0", "scratch_size = \"1GiB\"")
-        .replace("/run/containerd/containerd.sock", "/elsewhere");
+        .replace(places::CONTAINERD, rooted("/elsewhere").to_str().unwrap());
     let (old, new) = (merged(&text, &[], &[]).unwrap(), merged(&changed, &[], &[]).unwrap());
     let taken = old.taking_in(new.clone());
     let values = taken.sources().zip(old.sources()).zip(new.sources());
