@@ -65,6 +65,7 @@ fn tar_to_image_to_tar_to_image() {
 }
 
 #[test]
+#[cfg(unix)]
 fn gnu_tar_reads_what_is_written() {
     let (tar, report) = exported(&make(&many_things().end()).unwrap().bytes);
     let directory = tempfile::tempdir().unwrap();

@@ -10,5 +10,6 @@ mod export;
 mod fixture;
 mod import;
 mod layers;
+#[cfg(target_os = "linux")]
 mod registry;
 mod round_trip;

@@ -55,6 +55,7 @@ fn both_a_source_and_a_destination() {
 
 #[test]
 fn read_only_in_any_case() {
+    let host = std::env::temp_dir();
     for (options, read_only) in [
         (vec!["ro"], true),
         (vec!["rbind", "Ro"], true),
@@ -63,7 +64,8 @@ fn read_only_in_any_case() {
         (vec!["ro=1", " ro", "rro"], false),
         (vec![], false),
     ] {
-        assert_eq!(one("bind", "/", "/x", &options).unwrap().read_only, read_only, "{options:?}");
+        let plan = one("bind", host.to_str().unwrap(), "/x", &options).unwrap();
+        assert_eq!(plan.read_only, read_only, "{options:?}");
     }
 }
 
@@ -144,11 +146,13 @@ fn disks() {
     let plan = one("extensible-virtual-disk", "evd://azure/a/b", "/data", &[]).unwrap();
     let Source::Disk { disk, .. } = plan.source else { panic!("a disk") };
     assert_eq!((disk.path, disk.kind), ("a/b".into(), ScsiKind::Extensible("azure".into())));
+    let absent = format!("{text}.absent");
+    let directory = dir.path().to_str().unwrap();
     for (kind, source, destination, expected) in [
         ("physical-disk", text, "/data", ErrorKind::Invalid),
-        ("physical-disk", "/dev/absent", "/data", ErrorKind::NotFound),
+        ("physical-disk", &absent, "/data", ErrorKind::NotFound),
         ("virtual-disk", "/dev/null", "/data", ErrorKind::Invalid),
-        ("virtual-disk", "/", "/data", ErrorKind::Invalid),
+        ("virtual-disk", directory, "/data", ErrorKind::Invalid),
         ("virtual-disk", "disk", "/data", ErrorKind::Invalid),
         ("extensible-virtual-disk", text, "/data", ErrorKind::Invalid),
         ("extensible-virtual-disk", "evd:///a", "/data", ErrorKind::Invalid),
