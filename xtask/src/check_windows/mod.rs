@@ -45,7 +45,5 @@ pub(crate) fn check() -> Result<()> {
         .env("CLIPPY_ARGS", "-D__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__")
         .env("CARGO_PROFILE_DEV_DEBUG", "0");
     let programs = test_programs::built_by(&mut build)?;
-    let result = test_programs::run(&programs, &wine);
-    wine.end()?;
-    result
+    test_programs::run(&programs, &wine)
 }

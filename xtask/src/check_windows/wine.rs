@@ -1,7 +1,7 @@
 //! Wine with a home of its own.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
 
@@ -29,12 +29,16 @@ pub(super) struct Wine {
     prefix: PathBuf,
     /// Libraries of ours that it is to load in the place of its own.
     native: Vec<String>,
+    /// While it runs, so do Wine's own services. Otherwise the next program starts them, and they keep its pipes open
+    /// until they end.
+    shell: Option<Child>,
 }
 
 impl Wine {
     /// Makes the prefix, unless it is there, and our libraries.
     pub(super) fn ready(directory: &Path) -> Result<Self> {
-        let mut wine = Self { prefix: directory.join("prefix"), native: vec![RANDOM.to_owned()] };
+        let prefix = directory.join("prefix");
+        let mut wine = Self { prefix, native: vec![RANDOM.to_owned()], shell: None };
         let system = wine.prefix.join("drive_c/windows/system32");
         if !system.is_dir() {
             std::fs::create_dir_all(directory)
@@ -57,7 +61,8 @@ impl Wine {
         for source in sources {
             let name = source.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             let mut compile = Command::new(LINKER);
-            compile.args(["-shared", "-O1", "-Wall", "-Werror", "-o"]);
+            // What a header declares as imported is not exported by itself.
+            compile.args(["-shared", "-Wl,--export-all-symbols", "-O1", "-Wall", "-Werror", "-o"]);
             compile
                 .arg(system.join(format!("{name}.dll")))
                 .arg(&source)
@@ -65,6 +70,10 @@ impl Wine {
             program::run(&mut compile)?;
             wine.native.push(name);
         }
+        let mut shell = Command::new(LOADER);
+        wine.environment(&mut shell).arg("cmd").stdin(Stdio::piped());
+        shell.stdout(Stdio::null()).stderr(Stdio::null());
+        wine.shell = Some(shell.spawn().context("cannot start Wine")?);
         Ok(wine)
     }
 
@@ -83,12 +92,17 @@ impl Wine {
             .env("WINEDEBUG", "-all")
             .env("WINEDLLOVERRIDES", overrides)
     }
+}
 
-    /// Ends what runs in the prefix, which otherwise stays for a while.
-    pub(super) fn end(&self) -> Result<()> {
-        // Its exit code tells whether there was anything to end.
+impl Drop for Wine {
+    /// Ends what runs in the prefix.
+    fn drop(&mut self) {
         let mut server = Command::new(SERVER);
-        self.environment(&mut server).arg("-k").status().context("cannot start wineserver")?;
-        Ok(())
+        // Where that does not succeed, they end by themselves some time after the last program.
+        drop(self.environment(&mut server).arg("-k").status());
+        if let Some(mut shell) = self.shell.take() {
+            drop(shell.kill());
+            drop(shell.wait());
+        }
     }
 }
