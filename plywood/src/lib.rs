@@ -11,9 +11,11 @@ pub mod cli;
 mod container;
 mod escape;
 mod exit;
-#[cfg(target_os = "linux")]
 mod host;
 #[cfg(target_os = "linux")]
+mod interrupt;
+#[cfg(windows)]
+#[path = "interrupt/windows.rs"]
 mod interrupt;
 #[cfg(target_os = "linux")]
 mod linux;
@@ -21,7 +23,6 @@ mod output;
 #[cfg(target_os = "linux")]
 mod output_file;
 mod places;
-#[cfg(target_os = "linux")]
 mod store_handle;
 mod verb;
 #[cfg(target_os = "linux")]

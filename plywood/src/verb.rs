@@ -9,11 +9,8 @@ pub(crate) mod doctor;
 pub(crate) mod erofs;
 #[cfg(target_os = "linux")]
 mod export;
-#[cfg(target_os = "linux")]
 pub(crate) mod house;
-#[cfg(target_os = "linux")]
 pub(crate) mod image;
-#[cfg(target_os = "linux")]
 mod import;
 #[cfg(target_os = "linux")]
 pub(crate) mod mount;

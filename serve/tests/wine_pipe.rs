@@ -97,3 +97,32 @@ fn wine_an_address_that_is_no_pipe_is_refused() {
         assert_eq!(refused.unwrap_err().kind(), ErrorKind::Configuration, "{address}");
     }
 }
+
+#[test]
+fn wine_commands_go_over_the_pipe_to_the_daemon_of_their_store() {
+    use serve::control::{CauseKind, Client, Images, RemoteCause, Stat};
+
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(directory.path(), "commands");
+    let (address, root) = (config.address.clone(), config.root.clone());
+    let name = address.to_str().unwrap().to_owned();
+    assert!(Client::connect(&address, &root).unwrap().is_none(), "nobody listens yet");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let (stop, stopping) = watch::channel(false);
+    let serving = runtime.spawn(serve::serve_on(config, host(), stopping));
+    drop(runtime.block_on(client(&name)));
+    let daemon = Client::connect(&address, &root).unwrap().unwrap();
+    assert_eq!(daemon.pid(), std::process::id());
+    let never = layer::Cancel::new();
+    assert!(daemon.call(Images {}, &never, &()).unwrap().is_empty());
+    let missing = daemon.call(Stat { key: b"none".to_vec() }, &never, &()).unwrap_err();
+    let missing = missing.downcast::<RemoteCause>().unwrap();
+    assert_eq!(CauseKind::of(&*missing), CauseKind::Store(store::ErrorKind::NotFound));
+    // Another store's commands find no daemon there.
+    let other = directory.path().join("other");
+    std::fs::create_dir(&other).unwrap();
+    assert!(Client::connect(&address, &other).unwrap().is_none());
+    drop(daemon);
+    stop.send(true).unwrap();
+    runtime.block_on(serving).unwrap().unwrap();
+}

@@ -1,11 +1,14 @@
 //! `plywood gc` and `plywood fsck`
 
-use std::cell::OnceCell;
-use std::collections::HashSet;
+#[cfg(target_os = "linux")]
+mod mounts;
+#[cfg(windows)]
+#[path = "house/no_mounts.rs"]
+mod mounts;
+
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use mount::{Holder, HolderKind};
 use serde_json::json;
 use store::{FsckOptions, GcItem, GcObject, GcOptions, Severity};
 
@@ -13,15 +16,13 @@ use crate::Session;
 use crate::cli::{FsckArgs, GcArgs};
 use crate::escape;
 use crate::exit::Exit;
-use crate::host::Host;
 use crate::output;
-use crate::store_handle::StoreHandle;
 
 pub(crate) fn gc(session: &mut Session, args: &GcArgs) -> Result<()> {
     session.host.settle()?;
     let store = session.host.existing_store()?;
     if !args.dry_run {
-        release_dead_snapshots(&session.host, &store)?;
+        mounts::release_dead_snapshots(&session.host, &store)?;
     }
     let options = GcOptions { dry_run: args.dry_run };
     let items = store.gc(options).context("cannot collect garbage")?;
@@ -67,26 +68,6 @@ fn show(session: &mut Session, args: &GcArgs, item: &GcItem) -> Result<()> {
     session.output.line(format!("{verb} {kind} {name} ({}): {why}", output::size(item.bytes)))
 }
 
-/// Gives back the volumes of described snapshots that were removed without anybody telling the journal.
-fn release_dead_snapshots(host: &Host, store: &StoreHandle) -> Result<()> {
-    if !host.has_journal() || !rustix::process::geteuid().is_root() {
-        return Ok(());
-    }
-    // Listed only once the journal is locked: a daemon may make snapshots, and mounts for them, at any time.
-    let keys: OnceCell<Result<HashSet<Vec<u8>>>> = OnceCell::new();
-    let list = || Ok(store.list(&[])?.into_iter().map(|snapshot| snapshot.key).collect());
-    let alive = |holder: &Holder| match (holder.kind, holder.process) {
-        (HolderKind::Snapshot, None) => match keys.get_or_init(list) {
-            Ok(keys) => keys.contains(&serve::key_of(&holder.name)),
-            Err(_) => true,
-        },
-        _ => host.is_alive(holder),
-    };
-    host.registry()?.reconcile(&alive).context("cannot bring the mounts in line")?;
-    keys.into_inner().unwrap_or_else(|| Ok(HashSet::new()))?;
-    Ok(())
-}
-
 pub(crate) fn fsck(session: &mut Session, args: &FsckArgs) -> Result<ExitCode> {
     // Mounts are brought in line below, and what was out of line is reported.
     session.host.settle_containers()?;
@@ -95,41 +76,11 @@ pub(crate) fn fsck(session: &mut Session, args: &FsckArgs) -> Result<ExitCode> {
         false => session.host.store_to_read()?,
     };
     if args.repair {
-        release_dead_snapshots(&session.host, &store)?;
+        mounts::release_dead_snapshots(&session.host, &store)?;
     }
     let options = FsckOptions { repair: args.repair, ..FsckOptions::default() };
     let report = store.fsck(options).context("cannot check the store")?;
-    let mut mounts_clean = true;
-    if session.host.has_journal() && rustix::process::geteuid().is_root() {
-        let registry = session.host.registry()?;
-        let state = registry
-            .reconcile(&|holder| session.host.is_alive(holder))
-            .context("cannot check the mounts")?;
-        let volumes = registry.volumes().context("cannot list the volumes")?.len();
-        let mounts = registry.mounts().context("cannot list the mounts")?.len();
-        drop(registry);
-        for busy in &state.kept_busy {
-            mounts_clean = false;
-            finding(
-                session,
-                "error",
-                "mount-busy",
-                busy,
-                "in use, although nothing holds it",
-                None,
-                None,
-            )?;
-        }
-        for (what, items) in [("undone", &state.undone), ("forgotten", &state.forgotten)] {
-            for item in items {
-                let message = "left behind by a command that was killed";
-                finding(session, "warning", "mount-leftover", item, message, Some(what), None)?;
-            }
-        }
-        if !session.output.is_json() {
-            session.output.line(format!("mounts: {volumes} volumes, {mounts} mounts"))?;
-        }
-    }
+    let mounts_clean = mounts::check(session)?;
     for found in &report.findings {
         let severity = match found.severity {
             Severity::Error => "error",

@@ -1,5 +1,10 @@
 //! `plywood image …`
 
+#[cfg(target_os = "linux")]
+use super::export as imp;
+#[cfg(windows)]
+use no_export as imp;
+
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use store::ImageRecord;
@@ -14,10 +19,21 @@ use crate::store_handle::StoreHandle;
 pub(crate) fn image(session: &mut Session, verb: &ImageVerb) -> Result<()> {
     match verb {
         ImageVerb::Import(args) => super::import::import(session, args),
-        ImageVerb::Export(args) => super::export::export(session, args),
+        ImageVerb::Export(args) => imp::export(session, args),
         ImageVerb::List(args) => list(session, args),
         ImageVerb::Inspect(args) => inspect(session, args),
         ImageVerb::Remove(args) => remove(session, args),
+    }
+}
+
+/// Archives are not written on Windows.
+#[cfg(windows)]
+mod no_export {
+    use crate::Session;
+    use crate::cli::ImageExportArgs;
+
+    pub(super) fn export(_session: &mut Session, _args: &ImageExportArgs) -> anyhow::Result<()> {
+        crate::verb::only_on_linux("exporting an image")
     }
 }
 

@@ -1,18 +1,21 @@
 //! `plywood image import`
 
-use std::collections::{BTreeMap, HashMap};
+#[cfg(target_os = "linux")]
+#[path = "import/descriptors.rs"]
+mod inputs;
+#[cfg(windows)]
+#[path = "import/names.rs"]
+mod inputs;
+
+use std::collections::HashMap;
 use std::fmt;
-use std::fs::File;
-use std::io::IsTerminal as _;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
-use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
-use serve::control::{CauseKind, Descriptors, Event, Import, Input, Progress};
+use serve::control::{CauseKind, Event, Import, Progress};
 use store::import::{ImportOptions, ImportedImage};
 
 use crate::Session;
@@ -39,7 +42,7 @@ pub(crate) fn import(session: &mut Session, args: &ImageImportArgs) -> Result<()
         ..ImportOptions::default()
     };
     let cancel = cancel_on_signal()?;
-    let (inputs, descriptors) = inputs(args)?;
+    let (inputs, descriptors) = inputs::inputs(args)?;
     let import = Import { inputs, options };
     let bars = Bars::new(!session.output.is_json());
     let imported = session
@@ -61,43 +64,6 @@ fn with_way_out(error: anyhow::Error, args: &ImageImportArgs) -> anyhow::Error {
             .into(),
         _ => error.context("cannot import"),
     }
-}
-
-/// The files, opened here and as who the caller is, for whoever imports them.
-fn inputs(args: &ImageImportArgs) -> Result<(Vec<Input>, Descriptors)> {
-    let standard_input = |path: &Path| path.as_os_str() == "-";
-    if args.sources.iter().filter(|path| standard_input(path)).count() > 1 {
-        anyhow::bail!(Failure::new(Exit::Usage, "standard input can be read only once"));
-    }
-    let mut inputs = Vec::new();
-    let mut files = BTreeMap::new();
-    for path in &args.sources {
-        let is_stream = standard_input(path);
-        let (name, file) = match is_stream {
-            true => ("standard input".into(), own_standard_input()?),
-            false => {
-                let file = File::open(path)
-                    .with_context(|| format!("opening {}", path.display()))
-                    .with_context(|| format!("importing {}", path.display()))
-                    .context("cannot import")?;
-                (path.clone(), OwnedFd::from(file))
-            }
-        };
-        let descriptor = file.as_raw_fd();
-        inputs.push(Input { name, descriptor, is_stream });
-        files.insert(descriptor, file);
-    }
-    Ok((inputs, Descriptors::Own(files)))
-}
-
-fn own_standard_input() -> Result<OwnedFd> {
-    if std::io::stdin().is_terminal() {
-        anyhow::bail!(
-            Failure::new(Exit::Usage, "standard input is a terminal, not an archive")
-                .hint("plywood image import - < archive.tar")
-        );
-    }
-    std::io::stdin().as_fd().try_clone_to_owned().context("cannot read standard input")
 }
 
 fn show(session: &mut Session, image: &ImportedImage) -> Result<()> {
