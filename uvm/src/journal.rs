@@ -10,6 +10,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sys::checked_line;
 
@@ -29,14 +30,14 @@ pub(crate) struct StepId(u64);
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Record {
+enum Record<S> {
     Header {
         version: u32,
     },
     /// About to be done.
     Intend {
         id: StepId,
-        step: Step,
+        step: S,
     },
     Done {
         id: StepId,
@@ -56,18 +57,18 @@ enum Record {
     },
 }
 
-/// The journal with what its records add up to.
+/// The journal with what its records add up to: of the steps of a machine, or of a Windows guest.
 #[derive(Debug)]
-pub(crate) struct Journal {
+pub(crate) struct Journal<S = Step> {
     path: PathBuf,
     /// `None` if it could be neither replaced nor opened again.
     file: Option<File>,
     length: u64,
     next: u64,
-    live: BTreeMap<StepId, Step>,
+    live: BTreeMap<StepId, S>,
 }
 
-impl Journal {
+impl<S: Clone + Serialize + DeserializeOwned> Journal<S> {
     /// Opens the journal of a run directory, or begins one.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let failed =
@@ -100,7 +101,7 @@ impl Journal {
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
             let (line, tail) = (&rest[..end], &rest[end + 1..]);
             let record = checked_line::payload(line)
-                .and_then(|json| serde_json::from_slice::<Record>(json).ok());
+                .and_then(|json| serde_json::from_slice::<Record<S>>(json).ok());
             match record {
                 Some(Record::Header { version }) if version > VERSION => {
                     return Err(Error::new(
@@ -132,7 +133,7 @@ impl Journal {
         Ok(())
     }
 
-    fn apply(&mut self, record: Record) {
+    fn apply(&mut self, record: Record<S>) {
         match record {
             Record::Intend { id, step } => {
                 self.next = self.next.max(id.0 + 1);
@@ -148,7 +149,7 @@ impl Journal {
         }
     }
 
-    fn append(&mut self, record: &Record) -> Result<()> {
+    fn append(&mut self, record: &Record<S>) -> Result<()> {
         let mut text = Vec::with_capacity(256);
         write_line(&mut text, record).map_err(|error| {
             Error::caused(ErrorKind::Invalid, "cannot write a step down", error)
@@ -165,7 +166,7 @@ impl Journal {
     }
 
     /// Before a step is done.
-    pub(crate) fn intend(&mut self, step: &Step) -> Result<StepId> {
+    pub(crate) fn intend(&mut self, step: &S) -> Result<StepId> {
         let id = StepId(self.next);
         let record = Record::Intend { id, step: step.clone() };
         self.append(&record)?;
@@ -203,7 +204,7 @@ impl Journal {
     }
 
     /// What is attached, or may be, oldest first.
-    pub(crate) fn live(&self) -> &BTreeMap<StepId, Step> {
+    pub(crate) fn live(&self) -> &BTreeMap<StepId, S> {
         &self.live
     }
 
@@ -247,7 +248,7 @@ impl Journal {
 }
 
 /// Appends a record.
-fn write_line(text: &mut Vec<u8>, record: &Record) -> serde_json::Result<()> {
+fn write_line<S: Serialize>(text: &mut Vec<u8>, record: &Record<S>) -> serde_json::Result<()> {
     // Fails for paths that are not UTF-8.
     let json = serde_json::to_string(record)?;
     checked_line::append(text, json.as_bytes());
@@ -265,20 +266,20 @@ mod tests {
     }
 
     fn live(path: &Path) -> Vec<Step> {
-        Journal::open(path).unwrap().live().values().cloned().collect()
+        <Journal>::open(path).unwrap().live().values().cloned().collect()
     }
 
     #[test]
     fn what_is_not_gone_is_found_again() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("journal");
-        let mut journal = Journal::open(&path).unwrap();
+        let mut journal = <Journal>::open(&path).unwrap();
         let ids: Vec<StepId> = (0..3).map(|lun| journal.intend(&step(lun)).unwrap()).collect();
         journal.done(ids[0]);
         journal.gone(ids[0]);
         journal.failed(ids[1], &Error::new(ErrorKind::Io, "x"));
         assert_eq!(live(&path), [step(1), step(2)]);
-        let mut next = Journal::open(&path).unwrap();
+        let mut next = <Journal>::open(&path).unwrap();
         assert!(next.intend(&step(3)).unwrap() > ids[2], "numbers are not used again");
     }
 
@@ -286,14 +287,14 @@ mod tests {
     fn every_cut_of_the_last_line_is_survived() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("journal");
-        let mut journal = Journal::open(&path).unwrap();
+        let mut journal = <Journal>::open(&path).unwrap();
         journal.intend(&step(0)).unwrap();
         let whole = usize::try_from(journal.length).unwrap();
         journal.intend(&step(1)).unwrap();
         let text = std::fs::read(&path).unwrap();
         for cut in whole..text.len() {
             std::fs::write(&path, &text[..cut]).unwrap();
-            Journal::open(&path).unwrap().intend(&step(2)).unwrap();
+            <Journal>::open(&path).unwrap().intend(&step(2)).unwrap();
             assert_eq!(live(&path), [step(0), step(2)], "cut at {cut}");
         }
         std::fs::write(&path, &text[..5]).unwrap();
@@ -304,7 +305,7 @@ mod tests {
     fn damage_and_newer_versions_are_reported() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("journal");
-        let mut journal = Journal::open(&path).unwrap();
+        let mut journal = <Journal>::open(&path).unwrap();
         journal.intend(&step(0)).unwrap();
         journal.intend(&step(1)).unwrap();
         let text = std::fs::read(&path).unwrap();
@@ -314,19 +315,19 @@ mod tests {
             let mut damaged = text.clone();
             damaged[at] ^= 1;
             std::fs::write(&path, &damaged).unwrap();
-            assert_eq!(Journal::open(&path).unwrap_err().kind(), ErrorKind::Corrupt, "byte {at}");
+            assert_eq!(<Journal>::open(&path).unwrap_err().kind(), ErrorKind::Corrupt, "byte {at}");
         }
         let mut newer = Vec::new();
-        write_line(&mut newer, &Record::Header { version: VERSION + 1 }).unwrap();
+        write_line::<Step>(&mut newer, &Record::Header { version: VERSION + 1 }).unwrap();
         std::fs::write(&path, &newer).unwrap();
-        assert_eq!(Journal::open(&path).unwrap_err().kind(), ErrorKind::Corrupt);
+        assert_eq!(<Journal>::open(&path).unwrap_err().kind(), ErrorKind::Corrupt);
     }
 
     #[test]
     fn history_is_dropped() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("journal");
-        let mut journal = Journal::open(&path).unwrap();
+        let mut journal = <Journal>::open(&path).unwrap();
         let kept = journal.intend(&step(0)).unwrap();
         for _ in 0..2000 {
             let id = journal.intend(&step(1)).unwrap();

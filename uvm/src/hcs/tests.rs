@@ -421,3 +421,56 @@ fn threads_that_want_the_same_make_it_once() {
     let lines = said(&recorder);
     assert_eq!((count(&lines, "Remove VirtualSmb"), count(&lines, "host Remove Scsi")), (1, 1));
 }
+
+#[test]
+fn what_a_killed_process_attached_is_detached_by_the_next() {
+    let run = tempfile::tempdir().unwrap();
+    let journal = run.path().join("windows-guest.journal");
+    // A process each, which opens the machine first; the call after that of which the number is given fails.
+    let start = |fails: Option<usize>| {
+        let recorder = Recorder::new();
+        let vm = vm(&recorder);
+        if let Some(number) = fails {
+            recorder.fail_at(recorder.calls() + number, HResult::BUSY);
+        }
+        let (guest, errors) = WindowsGuest::recover(vm, &journal).unwrap();
+        (recorder, guest, errors)
+    };
+    let (recorder, guest, errors) = start(None);
+    assert!(errors.is_empty());
+    // What is released, and what failed, is not in the journal any more.
+    let gone = guest.add_vsmb(&layer(r"C:\0")).unwrap();
+    guest.remove_vsmb(&gone).unwrap();
+    let _share = guest.add_vsmb(&layer(r"C:\1")).unwrap();
+    let scratch = disk(r"C:\s\sandbox.vhdx", false, ScsiKind::VirtualDisk);
+    let mounted = guest.add_disk(&scratch).unwrap();
+    let below = [HcsLayer { id: "id".to_owned(), path: VSMB.to_owned() }];
+    let _combined = guest.combine(mounted.guest_path(), &below, None).unwrap();
+    guest.add_pipe(r"\\.\pipe\p").unwrap();
+    recorder.fail_once("HcsModifyComputeSystem", HResult::ACCESS_DENIED);
+    guest.add_vsmb(&layer(r"C:\2")).unwrap_err();
+    drop(guest);
+
+    // In reverse: the pipe, the combination, the disk, the share (hcs-layers.md 4.4 and 4.5).
+    let (unmount, remove) =
+        ("guest Remove MappedVirtualDisk".to_owned(), format!("host Remove {SLOT}"));
+    let share = "host Remove VirtualSmb/Shares".to_owned();
+    let (recorder, guest, errors) = start(Some(4));
+    let told = said(&recorder);
+    assert!(told[0].starts_with("host Remove MappedPipes"), "{told:?}");
+    assert_eq!(
+        told[1..],
+        ["guest Remove CombinedLayers".to_owned(), unmount.clone(), remove.clone(), share]
+    );
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    // What stays attached keeps its place, and the next start tries again; only that.
+    let other = guest.add_disk(&disk(r"C:\t\sandbox.vhdx", false, ScsiKind::VirtualDisk)).unwrap();
+    assert_ne!(other.lun(), mounted.lun());
+    guest.remove_disk(&other).unwrap();
+    drop(guest);
+    let (recorder, _third, errors) = start(None);
+    assert!(errors.is_empty());
+    assert_eq!(said(&recorder), [unmount, remove]);
+    let (recorder, _fourth, errors) = start(None);
+    assert!(errors.is_empty() && said(&recorder).is_empty(), "nothing is left");
+}

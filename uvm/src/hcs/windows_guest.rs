@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use bridge::GuestRequest;
+use serde::{Deserialize, Serialize};
 
 use super::request::windows_resource;
 use super::schema::{
@@ -17,15 +18,18 @@ use super::schema::{
     WindowsMappedDisk,
 };
 use super::vm::{Failure, HcsVm};
+use crate::journal::{Journal, StepId};
 use crate::{Error, ErrorKind, LUNS, Result, ScsiDisk, ScsiSlot};
 
 /// Where a Windows guest finds shares (hcs-layers.md 4.3).
 const VSMB_ROOT: &str = r"\\?\VMSMB\VSMB-{dcc079ae-60ba-4d07-847c-3493609c0870}";
 
-/// The devices of a Windows guest. Who releases what it took has no other account to keep.
+/// The devices of a Windows guest. Who releases what it took has no other account to keep, and with
+/// [a journal](Self::recover) not even whoever comes after a process that was killed.
 #[derive(Debug)]
 pub struct WindowsGuest {
     vm: HcsVm,
+    journal: Option<Mutex<Journal<GuestStep>>>,
     tables: Mutex<Tables>,
     changed: Condvar,
 }
@@ -83,6 +87,16 @@ pub struct WindowsCombined {
     root: String,
 }
 
+/// What is attached, and how it is undone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum GuestStep {
+    Share { number: u64 },
+    Disk { lun: u8 },
+    Combined { root: String },
+    Pipe { path: String },
+}
+
 #[derive(Debug, Default)]
 struct Tables {
     shares: Vec<Counted<VsmbRequest>>,
@@ -107,7 +121,104 @@ struct Counted<K> {
 impl WindowsGuest {
     /// The devices of a machine that runs Windows, and has none of these yet.
     pub fn new(vm: HcsVm) -> Self {
-        Self { vm, tables: Mutex::default(), changed: Condvar::new() }
+        Self { vm, journal: None, tables: Mutex::default(), changed: Condvar::new() }
+    }
+
+    /// The devices of a machine that may have some of a process that was killed: whatever the journal at that path says is
+    /// attached, or may be, is undone, the last first. What could not be is told, stays in the journal for the next start,
+    /// and keeps its place. From then on everything is in the journal before it is done.
+    ///
+    /// # Errors
+    /// Those of the journal.
+    pub fn recover(vm: HcsVm, journal: &Path) -> Result<(Self, Vec<Error>)> {
+        let journal = Journal::<GuestStep>::open(journal)?;
+        let left: Vec<(StepId, GuestStep)> =
+            journal.live().iter().map(|(id, step)| (*id, step.clone())).collect();
+        let guest = Self { journal: Some(Mutex::new(journal)), ..Self::new(vm) };
+        let mut errors = Vec::new();
+        for (_, step) in left.iter().rev() {
+            guest.record(step, Journal::undo);
+            match guest.undo(step) {
+                Ok(()) => guest.record(step, Journal::gone),
+                Err(error) => {
+                    guest.record(step, |journal, id| journal.failed(id, &error));
+                    let mut tables = guest.lock();
+                    match step {
+                        GuestStep::Share { number } => {
+                            tables.next_share = tables.next_share.max(number + 1);
+                        }
+                        GuestStep::Disk { lun } => drop(tables.lost.insert(*lun)),
+                        GuestStep::Combined { root } => drop(tables.roots.insert(root.clone())),
+                        GuestStep::Pipe { .. } => {}
+                    }
+                    drop(tables);
+                    errors.push(error);
+                }
+            }
+        }
+        Ok((guest, errors))
+    }
+
+    /// Undoes a step, all of it.
+    fn undo(&self, step: &GuestStep) -> Result<()> {
+        match step {
+            GuestStep::Share { number } => self.end_share(*number),
+            GuestStep::Disk { lun } => {
+                let slot = slot((*lun).into());
+                let resource = windows_resource("MappedVirtualDisk", &mapped(slot))?;
+                // It may be attached without being mounted: the guest's refusal is no reason to leave it.
+                let unmounted = self.vm.ask(&GuestRequest::remove(resource));
+                gone(self.vm.detach_disk(slot)).map_err(|error| match unmounted {
+                    Ok(_) => error,
+                    Err(refused) => error.with_more(&format!("and in the guest: {refused}")),
+                })
+            }
+            GuestStep::Combined { root } => gone(self.separate(root)),
+            GuestStep::Pipe { path } => self.end_pipe(path),
+        }
+    }
+
+    fn intend(&self, step: &GuestStep) -> Result<()> {
+        let Some(journal) = &self.journal else { return Ok(()) };
+        journal.lock().unwrap_or_else(PoisonError::into_inner).intend(step).map(drop)
+    }
+
+    /// Writes down what becomes of a step.
+    fn record(&self, step: &GuestStep, write: impl Fn(&mut Journal<GuestStep>, StepId)) {
+        let Some(journal) = &self.journal else { return };
+        let mut journal = journal.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = journal.live().iter().filter(|(_, live)| *live == step);
+        let same: Vec<StepId> = same.map(|(id, _)| *id).collect();
+        same.into_iter().for_each(|id| write(&mut journal, id));
+    }
+
+    /// Does something that is in the journal before, and after.
+    fn journaled<T>(&self, step: &GuestStep, act: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.intend(step)?;
+        let acted = act();
+        match &acted {
+            Ok(_) => self.record(step, Journal::done),
+            Err(error) => {
+                let lost =
+                    matches!(step, GuestStep::Disk { lun } if self.lock().lost.contains(lun));
+                match lost {
+                    true => self.record(step, |journal, id| journal.failed(id, error)),
+                    false => self.record(step, Journal::gone),
+                }
+            }
+        }
+        acted
+    }
+
+    /// Undoes something that is in the journal before, and after.
+    fn unjournaled(&self, step: &GuestStep, undo: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.record(step, Journal::undo);
+        let undone = undo();
+        match &undone {
+            Ok(()) => self.record(step, Journal::gone),
+            Err(error) => self.record(step, |journal, id| journal.failed(id, error)),
+        }
+        undone
     }
 
     /// The machine.
@@ -128,6 +239,7 @@ impl WindowsGuest {
             |tables| &mut tables.shares,
             request,
             next,
+            |number| GuestStep::Share { number },
             |number| {
                 let VsmbRequest { path, allowed, options } = request;
                 let restricted = VirtualSmbShareOptions {
@@ -175,16 +287,15 @@ impl WindowsGuest {
         self.release(
             |tables| &mut tables.shares,
             share.number,
-            |number| {
-                let name = share_name(number);
-                let document = ModifySettingRequest::remove_vsmb(&name);
-                gone(
-                    self.vm
-                        .modify(&format!("end the share {name}"), &document)
-                        .map_err(Failure::error),
-                )
-            },
+            |number| self.unjournaled(&GuestStep::Share { number }, || self.end_share(number)),
         )
+    }
+
+    fn end_share(&self, number: u64) -> Result<()> {
+        let name = share_name(number);
+        let document = ModifySettingRequest::remove_vsmb(&name);
+        let ended = self.vm.modify(&format!("end the share {name}"), &document);
+        gone(ended.map_err(Failure::error))
     }
 
     /// Attaches a disk to the first controller and mounts it at `c:\mounts\scsi\m<n>`. An equal disk is counted.
@@ -211,6 +322,7 @@ impl WindowsGuest {
             |tables| &mut tables.disks,
             disk,
             free,
+            |number| GuestStep::Disk { lun: slot(number).lun },
             |number| {
                 let slot = slot(number);
                 self.vm.attach_disk(slot, disk)?;
@@ -239,9 +351,11 @@ impl WindowsGuest {
             disk.lun.into(),
             |number| {
                 let slot = slot(number);
-                let resource = windows_resource("MappedVirtualDisk", &mapped(slot))?;
-                self.vm.ask(&GuestRequest::remove(resource))?;
-                gone(self.vm.detach_disk(slot))
+                self.unjournaled(&GuestStep::Disk { lun: slot.lun }, || {
+                    let resource = windows_resource("MappedVirtualDisk", &mapped(slot))?;
+                    self.vm.ask(&GuestRequest::remove(resource))?;
+                    gone(self.vm.detach_disk(slot))
+                })
             },
         )
     }
@@ -270,8 +384,10 @@ impl WindowsGuest {
             scratch_path: String::new(),
             filter_type: filter,
         };
-        let asked = windows_resource("CombinedLayers", &settings)
-            .and_then(|resource| self.vm.ask(&GuestRequest::add(resource)));
+        let asked = self.journaled(&GuestStep::Combined { root: root.to_owned() }, || {
+            let resource = windows_resource("CombinedLayers", &settings)?;
+            self.vm.ask(&GuestRequest::add(resource))
+        });
         if let Err(error) = asked {
             self.lock().roots.remove(root);
             return Err(error);
@@ -284,14 +400,19 @@ impl WindowsGuest {
     /// # Errors
     /// What the guest says.
     pub fn remove_combined(&self, combined: &WindowsCombined) -> Result<()> {
+        let step = GuestStep::Combined { root: combined.root.clone() };
+        self.unjournaled(&step, || self.separate(&combined.root))?;
+        self.lock().roots.remove(&combined.root);
+        Ok(())
+    }
+
+    fn separate(&self, root: &str) -> Result<()> {
         let settings = WindowsCombinedLayers {
-            container_root_path: combined.root.clone(),
+            container_root_path: root.to_owned(),
             ..WindowsCombinedLayers::default()
         };
         let resource = windows_resource("CombinedLayers", &settings)?;
-        self.vm.ask(&GuestRequest::remove(resource))?;
-        self.lock().roots.remove(&combined.root);
-        Ok(())
+        self.vm.ask(&GuestRequest::remove(resource))
     }
 
     /// Lets the guest open a named pipe of the host, `\\.\pipe\NAME`; returns its path in the guest. Not counted.
@@ -303,7 +424,9 @@ impl WindowsGuest {
             return Err(Error::new(ErrorKind::Invalid, format!("{path} is no named pipe")));
         };
         let request = ModifySettingRequest::pipe(RequestType::Add, path);
-        self.vm.modify(&format!("share the pipe {path}"), &request).map_err(Failure::error)?;
+        self.journaled(&GuestStep::Pipe { path: path.to_owned() }, || {
+            self.vm.modify(&format!("share the pipe {path}"), &request).map_err(Failure::error)
+        })?;
         Ok(format!(r"{VSMB_ROOT}\IPC$\{name}"))
     }
 
@@ -312,6 +435,10 @@ impl WindowsGuest {
     /// # Errors
     /// What the service says.
     pub fn remove_pipe(&self, path: &str) -> Result<()> {
+        self.unjournaled(&GuestStep::Pipe { path: path.to_owned() }, || self.end_pipe(path))
+    }
+
+    fn end_pipe(&self, path: &str) -> Result<()> {
         let request = ModifySettingRequest::pipe(RequestType::Remove, path);
         let removed = self.vm.modify(&format!("end the share of the pipe {path}"), &request);
         gone(removed.map_err(Failure::error))
@@ -328,6 +455,7 @@ impl WindowsGuest {
         table: impl Fn(&mut Tables) -> &mut Vec<Counted<K>>,
         key: &K,
         next: impl Fn(&mut Tables) -> Result<u64>,
+        step: impl FnOnce(u64) -> GuestStep,
         make: impl FnOnce(u64) -> Result<()>,
     ) -> Result<u64> {
         let mut tables = self.lock();
@@ -350,7 +478,7 @@ impl WindowsGuest {
             }
         };
         drop(tables);
-        let made = make(number);
+        let made = self.journaled(&step(number), || make(number));
         let mut tables = self.lock();
         let entries = table(&mut tables);
         match made {

@@ -78,7 +78,7 @@ impl Machine {
         run: &Path,
         undo_time: Duration,
     ) -> Result<(Self, Vec<Error>)> {
-        let journal = Journal::open(&run.join(JOURNAL))?;
+        let journal = Journal::<Step>::open(&run.join(JOURNAL))?;
         let left: Vec<(StepId, Step)> =
             journal.live().iter().map(|(id, step)| (*id, step.clone())).collect();
         let machine = Self(Arc::new(Inner {

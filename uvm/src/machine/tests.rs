@@ -41,7 +41,8 @@ impl Bench {
             "{:?}",
             self.machine.inventory()
         );
-        let journal = crate::journal::Journal::open(&self.run.path().join(super::JOURNAL)).unwrap();
+        let journal =
+            <crate::journal::Journal>::open(&self.run.path().join(super::JOURNAL)).unwrap();
         assert!(journal.live().is_empty(), "{:?}", journal.live());
     }
 }
