@@ -167,9 +167,19 @@ fn refusals(world: &World) {
     assert!(diff.stderr.contains("virtual machine"), "{}", diff.stderr);
 }
 
+/// The machine that was started ends with its test, also with one that fails.
+struct Warm<'a>(&'a World);
+
+impl Drop for Warm<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.run(&["vm", "stop", "--time", "0", "warm"]);
+    }
+}
+
 #[test]
 fn vm_a_started_machine_stays_until_it_is_stopped() {
     let world = World::with_image();
+    let _warm = Warm(&world);
     let run = |words: &[&str]| Outcome::of(plywood(&world).args(words).output().unwrap());
     import(&world, "proved:1", "data", &vec![b'7'; 300 << 10], &["--verity"]);
     pad(&world);
