@@ -9,7 +9,9 @@ use std::io::Read as _;
 use std::path::PathBuf;
 
 use cimfs::{Case, DirectorySet, Image};
-use fixture::{Fixture, add_cim, add_layer, committed, kind, prepare, staged_cim, view};
+use fixture::{Fixture, add_cim, kind, prepare, staged_cim, view};
+#[cfg(target_os = "linux")]
+use fixture::{add_layer, committed};
 use layer::Digest;
 use store::{ErrorKind, FsckOptions, GcOptions, Labels, LayerId, Staging, Store};
 

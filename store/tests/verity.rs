@@ -1,5 +1,6 @@
 //! Hash trees of layers: cryptsetup's reading of them, and what becomes of them. Needs `veritysetup` (cryptsetup-bin).
 
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod fixture;

@@ -8,12 +8,12 @@ use crate::fuzzing::Build;
 use crate::packages::{self, Purpose};
 use crate::program::{self, cargo};
 use crate::stages::Stages;
-use crate::{containerd, fuzzing, vm_kit, workspace};
+use crate::{check_windows, containerd, fuzzing, vm_kit, workspace};
 
 /// Options of `cargo xtask test`.
 #[derive(Args)]
 pub(crate) struct TestArguments {
-    /// Only format, lints and tests: no dependency check, no containerd, no fuzzing
+    /// Only format, lints and tests: no dependency check, no containerd, nothing for Windows, no fuzzing
     #[arg(long)]
     quick: bool,
     /// Also check the dependencies against the advisory database (fetched from the network)
@@ -64,6 +64,7 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<()> {
     });
     if !arguments.quick {
         containerd::stages(&mut stages);
+        stages.run("windows", check_windows::check);
     }
     stages.run("documentation", || {
         program::run(cargo(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))

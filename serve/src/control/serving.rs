@@ -71,8 +71,9 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let us = std::process::id();
         assert_eq!(serving(root.path(), us), None);
-        let note = Note::leave(root.path(), Path::new("/run/x.sock")).unwrap();
-        let found = Serving { pid: us, address: "/run/x.sock".into() };
+        let address = std::path::absolute("/run/x.sock").unwrap();
+        let note = Note::leave(root.path(), &address).unwrap();
+        let found = Serving { pid: us, address };
         assert_eq!(serving(root.path(), us), Some(found));
         assert_eq!(serving(root.path(), us + 1), None);
         drop(note);

@@ -41,8 +41,9 @@ impl Place {
 
     /// Calls without this test's directory.
     fn calls(&self) -> Vec<String> {
-        let root = format!("{}/", self.directory.path().display());
-        self.host.take_lines().into_iter().map(|line| line.replace(&root, "")).collect()
+        let root = format!("{}/", self.directory.path().display()).replace('\\', "/");
+        let shorten = |line: String| line.replace('\\', "/").replace(&root, "");
+        self.host.take_lines().into_iter().map(shorten).collect()
     }
 
     fn clean(&self) {
