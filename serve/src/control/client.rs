@@ -44,10 +44,10 @@ pub struct Client {
 
 impl Client {
     /// Connects to the daemon at `address`, if one answers there for the store at `root`. `None` if nobody does, or it
-    /// is somebody else.
+    /// is somebody else, or one that just ends.
     ///
     /// # Errors
-    /// `Denied`, `Incompatible`, `Lost`, `Broken`.
+    /// `Denied`, `Incompatible`, `Broken`.
     pub fn connect(address: &Path, root: &Path) -> Result<Option<Self>, ConnectionError> {
         let broken = |message: &str| {
             let message = format!("cannot talk to the daemon at {}: {message}", address.display());
@@ -69,9 +69,8 @@ impl Client {
         let pid = reached.pid();
         let (runtime, stream) =
             reached.into_parts().map_err(|error| broken("no event loop").because(error))?;
-        let channel = runtime
-            .block_on(channel(stream))
-            .map_err(|error| broken("no connection").because(error))?;
+        // A daemon that ends before it was asked for anything is as good as none.
+        let Ok(channel) = runtime.block_on(channel(stream)) else { return Ok(None) };
         let control = ControlClient::new(channel).max_decoding_message_size(usize::MAX);
         let client = Self { runtime, control, address: address.to_owned(), pid };
         let welcome = client.runtime.block_on(async {
@@ -89,6 +88,7 @@ impl Client {
                 Ok(error) if error.kind() == ConnectionErrorKind::Broken && is_foreign(&error) => {
                     return Ok(None);
                 }
+                Ok(error) if error.kind() == ConnectionErrorKind::Lost => return Ok(None),
                 Ok(error) => return Err(*error),
                 Err(fault) => return Err(broken("it does not say who it is").because(fault)),
             },
