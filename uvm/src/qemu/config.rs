@@ -150,7 +150,9 @@ impl Config {
         let mib = self.memory / MIB;
         let mut command = Command::new(&self.programs.qemu);
         let accelerator = match self.accelerator {
-            Accelerator::Tcg => "tcg,thread=multi",
+            // With a thread for each processor one may run an instruction that the other has just patched back, a
+            // breakpoint of the kernel's static branches: guests have died of it when their first container began.
+            Accelerator::Tcg => "tcg,thread=single",
             Accelerator::Kvm => "kvm",
         };
         let processor = match self.accelerator {
