@@ -17,7 +17,7 @@ use crate::overlay;
 use crate::parents::{
     ImageSource, Parents, copy_from_parents, directory_of_parents, symlink_of_parents,
 };
-use crate::pipeline::{self, Chunk, ChunkReader, read_full};
+use crate::pipeline::{self, Chunk, ChunkReader};
 use crate::progress::{Cancel, Progress};
 use crate::tar::{End, Reader};
 
@@ -76,34 +76,24 @@ pub struct LayerImage {
 /// entries that cannot be stored (the message has path and offset), `MissingParent` for hard links to
 /// nothing known, `Cancelled`, `NoSpace` and `Io`.
 pub fn write_layer_image(
-    mut source: impl Read + Send,
+    source: impl Read + Send,
     output: &File,
     options: &LayerOptions,
     parents: Option<&dyn Parents>,
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<LayerImage> {
-    let mut first = [0; 4];
-    let (first, compression) = sniffed(&mut source, &mut first, options)?;
-    let source = first.chain(source);
-
     let image_file = ImageFile::new(output);
     let mut writer = ImageWriter::new(image_file, WriterOptions::default())
         .map_err(|error| Error::erofs("cannot begin the layer image", error))?;
 
-    let (blob, tar, tree) = {
-        let take = |chunks| take_tar(chunks, &mut writer, options, cancel);
-        let (blob, tar, taken) =
-            pipeline::run(source, compression, options, progress, cancel, take)?;
-        if taken.end != Some(End::Marked) && options.digest.is_none() && options.diff_id.is_none() {
-            return Err(Error::corrupt("the tar has no end mark and may be cut off").at(tar.size));
-        }
-        (blob, tar, taken.tree)
-    };
+    let take = |chunks| take_tar(chunks, &mut writer, options, cancel);
+    let (blob, Taken { tree, end }) = pipeline::run(source, options, progress, cancel, take)?;
+    blob.check_end(end, options)?;
 
     let mut lower = Lower { parents, layers: None, writer: &mut writer };
     let tree = tree.finish(&mut lower)?;
-    let uuid = lower.uuid(&tar.digest);
+    let uuid = lower.uuid(&blob.diff_id);
     let depends_on_parents = lower.layers.is_some();
     let (image_file, summary) = writer
         .finish(&tree, uuid)
@@ -111,8 +101,8 @@ pub fn write_layer_image(
     Ok(LayerImage {
         digest: blob.digest,
         size: blob.size,
-        diff_id: tar.digest,
-        tar_size: tar.size,
+        diff_id: blob.diff_id,
+        tar_size: blob.tar_size,
         image_size: summary.length,
         checksum: image_file.checksum(),
         uuid,
@@ -137,6 +127,17 @@ pub struct LayerBlob {
     pub compression: Compression,
 }
 
+impl LayerBlob {
+    /// A tar without its end mark may be cut off between two entries; a digest that it was promised to have says that
+    /// it is not.
+    pub(crate) fn check_end(&self, end: Option<End>, options: &LayerOptions) -> Result<()> {
+        if end == Some(End::Marked) || options.digest.is_some() || options.diff_id.is_some() {
+            return Ok(());
+        }
+        Err(Error::corrupt("the tar has no end mark and may be cut off").at(self.tar_size))
+    }
+}
+
 /// Reads a blob to its end and measures it, inside and outside. `options` are checked.
 ///
 /// # Errors
@@ -149,48 +150,16 @@ pub struct LayerBlob {
 /// [`ErrorKind::Cancelled`]: crate::ErrorKind::Cancelled
 /// [`ErrorKind::Io`]: crate::ErrorKind::Io
 pub fn measure_layer(
-    mut source: impl Read + Send,
+    source: impl Read + Send,
     options: &LayerOptions,
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<LayerBlob> {
-    let mut first = [0; 4];
-    let (first, compression) = sniffed(&mut source, &mut first, options)?;
-    let source = first.chain(source);
     let take = |chunks: Receiver<Chunk>| {
         chunks.iter().for_each(drop);
         Ok(())
     };
-    let (blob, tar, ()) = pipeline::run(source, compression, options, progress, cancel, take)?;
-    Ok(LayerBlob {
-        digest: blob.digest,
-        size: blob.size,
-        diff_id: tar.digest,
-        tar_size: tar.size,
-        compression,
-    })
-}
-
-/// The first bytes of a blob, and how it is compressed.
-pub(crate) fn sniffed<'b>(
-    source: &mut impl Read,
-    buffer: &'b mut [u8; 4],
-    options: &LayerOptions,
-) -> Result<(&'b [u8], Compression)> {
-    let length = read_full(source, buffer.as_mut_slice())
-        .map_err(|error| Error::io("cannot read the layer", error))?;
-    let first = &buffer[..length];
-    Ok((first, choose_compression(options.compression, Compression::sniff(first))?))
-}
-
-/// The content has the last word where it has a known mark; a promised mark must be there.
-fn choose_compression(promised: Option<Compression>, found: Compression) -> Result<Compression> {
-    match promised {
-        Some(promised) if promised != Compression::None && found == Compression::None => Err(
-            Error::corrupt(format!("the layer should be compressed with {promised} but is not")),
-        ),
-        _ => Ok(found),
-    }
+    pipeline::run(source, options, progress, cancel, take).map(|(blob, ())| blob)
 }
 
 struct Taken {

@@ -11,7 +11,7 @@ use erofs::{Image, InodeId, Severity, Tree, Xattr};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::image_file::image_checksum;
-use crate::layer_image::{LayerImage, LayerOptions, sniffed};
+use crate::layer_image::{LayerImage, LayerOptions};
 use crate::layer_tree::count_names;
 use crate::overlay;
 use crate::pipeline::{self, Chunk};
@@ -29,19 +29,16 @@ use crate::progress::{Cancel, Progress};
 /// [`ErrorKind::Corrupt`], [`ErrorKind::DigestMismatch`], [`ErrorKind::TooLarge`], [`ErrorKind::Cancelled`],
 /// [`ErrorKind::NoSpace`], [`ErrorKind::Io`].
 pub fn write_native_image(
-    mut source: impl Read + Send,
+    source: impl Read + Send,
     output: &File,
     options: &LayerOptions,
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<LayerImage> {
-    let mut first = [0; 4];
-    let (first, compression) = sniffed(&mut source, &mut first, options)?;
-    let source = first.chain(source);
     let take = |chunks: Receiver<Chunk>| copy(&chunks, output, cancel);
-    let (blob, image, ()) = pipeline::run(source, compression, options, progress, cancel, take)?;
+    let (blob, ()) = pipeline::run(source, options, progress, cancel, take)?;
 
-    let image_size = image.size.next_multiple_of(erofs::format::PAGE);
+    let image_size = blob.tar_size.next_multiple_of(erofs::format::PAGE);
     let reading = |error| Error::erofs("the layer is not an image that can be used", error);
     output.set_len(image_size).map_err(|error| Error::io("cannot write the image", error))?;
     let opened = Image::open(output).map_err(reading)?;
@@ -51,8 +48,8 @@ pub fn write_native_image(
     Ok(LayerImage {
         digest: blob.digest,
         size: blob.size,
-        diff_id: image.digest,
-        tar_size: image.size,
+        diff_id: blob.diff_id,
+        tar_size: blob.tar_size,
         image_size,
         checksum: image_checksum(output)?,
         uuid: opened.uuid(),

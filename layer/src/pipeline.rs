@@ -18,19 +18,24 @@ use std::thread::{self, ScopedJoinHandle};
 use crate::compression::Compression;
 use crate::digest::{Digest, Digester};
 use crate::error::{Error, ErrorKind, Result};
-use crate::layer_image::LayerOptions;
+use crate::layer_image::{LayerBlob, LayerOptions};
 use crate::progress::{Cancel, Progress};
 
-/// Runs the stages over a blob: `take` gets the chunks of the tar in this thread. The result is what is known of the
-/// blob, of the tar, and what `take` made of it.
+/// Runs the stages over a blob, which says by its first bytes how it is compressed: `take` gets the chunks of the tar in
+/// this thread. The result is what is known of blob and tar, and what `take` made of it.
 pub(crate) fn run<T>(
-    source: impl Read + Send,
-    compression: Compression,
+    mut source: impl Read + Send,
     options: &LayerOptions,
     progress: &dyn Progress,
     cancel: &Cancel,
     take: impl FnOnce(Receiver<Chunk>) -> Result<T>,
-) -> Result<(Measured, Measured, T)> {
+) -> Result<(LayerBlob, T)> {
+    let mut first = [0; 4];
+    let length = read_full(&mut source, &mut first)
+        .map_err(|error| Error::io("cannot read the layer", error))?;
+    let first = &first[..length];
+    let compression = choose_compression(options.compression, Compression::sniff(first))?;
+    let source = first.chain(source);
     let plain_max = options.max_size.filter(|_| compression == Compression::None);
     thread::scope(|scope| {
         let (blob_sender, blob_receiver) = sync_channel(DEPTH);
@@ -67,8 +72,20 @@ pub(crate) fn run<T>(
             return Err(Error::new(ErrorKind::Io, "the layer was not read to its end"));
         };
         check_digests(options, &blob, &tar)?;
-        Ok((blob, tar, taken))
+        let (digest, size) = (blob.digest, blob.size);
+        let (diff_id, tar_size) = (tar.digest, tar.size);
+        Ok((LayerBlob { digest, size, diff_id, tar_size, compression }, taken))
     })
+}
+
+/// The content has the last word where it has a known mark; a promised mark must be there.
+fn choose_compression(promised: Option<Compression>, found: Compression) -> Result<Compression> {
+    match promised {
+        Some(promised) if promised != Compression::None && found == Compression::None => Err(
+            Error::corrupt(format!("the layer should be compressed with {promised} but is not")),
+        ),
+        _ => Ok(found),
+    }
 }
 
 /// The result of a stage; a panic goes on in this thread.
@@ -123,9 +140,9 @@ impl Pool {
 
 /// What is known of a blob when its last byte has been read.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Measured {
-    pub(crate) digest: Digest,
-    pub(crate) size: u64,
+struct Measured {
+    digest: Digest,
+    size: u64,
 }
 
 /// A stage's end: its result, or `None` if the stage behind it closed the channel.
@@ -238,7 +255,7 @@ fn damaged(compression: Compression, error: io::Error) -> Error {
 }
 
 /// Fills the buffer unless the input ends before.
-pub(crate) fn read_full(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+fn read_full(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
         match input.read(&mut buffer[filled..]) {

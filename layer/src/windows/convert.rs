@@ -12,7 +12,7 @@ use super::processing::Processing;
 use super::usual::AbsentSecurity;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::layer_image::{LayerBlob, LayerOptions, sniffed};
+use crate::layer_image::{LayerBlob, LayerOptions};
 use crate::pipeline::{self, Chunk, ChunkReader};
 use crate::progress::{Cancel, Progress};
 use crate::tar::{End, Reader};
@@ -99,7 +99,7 @@ pub fn write_windows_layer(
 /// # Errors
 /// As [`write_windows_layer`].
 pub fn write_windows_layer_to<S: WritableSet + Clone>(
-    mut source: impl Read + Send,
+    source: impl Read + Send,
     set: &S,
     name: &str,
     parent: Option<&str>,
@@ -107,10 +107,6 @@ pub fn write_windows_layer_to<S: WritableSet + Clone>(
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<WindowsLayer> {
-    let mut first = [0; 4];
-    let (first, compression) = sniffed(&mut source, &mut first, &options.blob)?;
-    let source = first.chain(source);
-
     let below = parent.map(|parent| Image::open(set, parent)).transpose();
     let below = below.map_err(|error| Error::cimfs("cannot open the parent", error))?;
     let parent_guid = below.as_ref().map(Image::guid);
@@ -118,30 +114,20 @@ pub fn write_windows_layer_to<S: WritableSet + Clone>(
     let intake = Intake::new(writer, below, options, cancel);
 
     let take = |chunks| take_tar(chunks, intake);
-    let (blob, tar, taken) =
-        pipeline::run(source, compression, &options.blob, progress, cancel, take)?;
+    let (blob, taken) = pipeline::run(source, &options.blob, progress, cancel, take)?;
     let Taken { mut intake, end } = taken;
-    let promised = options.blob.digest.is_some() || options.blob.diff_id.is_some();
-    if end != Some(End::Marked) && !promised {
-        return Err(Error::corrupt("the tar has no end mark and may be cut off").at(tar.size));
-    }
+    blob.check_end(end, &options.blob)?;
     if options.processing == Processing::Layer {
         intake.process()?;
     }
     let Intake { mut writer, counts, .. } = intake;
     let storing = |error| Error::cimfs("cannot write the image", error);
-    writer.set_guid(identifier(&tar.digest, parent_guid, &options.variant)).map_err(storing)?;
+    writer.set_guid(identifier(&blob.diff_id, parent_guid, &options.variant)).map_err(storing)?;
     let summary = writer.commit().map_err(storing)?;
     let Counts { entries, streams, whiteouts, .. } = counts;
     let Counts { merged_hives, hive_warnings, lost_attributes, without_security, .. } = counts;
     Ok(WindowsLayer {
-        blob: LayerBlob {
-            digest: blob.digest,
-            size: blob.size,
-            diff_id: tar.digest,
-            tar_size: tar.size,
-            compression,
-        },
+        blob,
         guid: summary.guid,
         image_size: summary.regions.iter().sum(),
         entries,

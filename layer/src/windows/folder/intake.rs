@@ -7,7 +7,7 @@ use cimfs::{ImagePath, Name};
 
 use super::{FolderBasics, FolderEntry, LayerFolder};
 use crate::error::{Error, ErrorKind, Result};
-use crate::layer_image::{LayerBlob, LayerOptions, sniffed};
+use crate::layer_image::{LayerBlob, LayerOptions};
 use crate::pipeline::{self, Chunk, ChunkReader, check_size};
 use crate::progress::{Cancel, Progress};
 use crate::tar::{End, Entry, EntryKind, Reader};
@@ -32,16 +32,13 @@ const ROOTS: [&str; 3] = ["Files", "Hives", "UtilityVM"];
 /// [`ErrorKind::Invalid`] for a tar that is no layer, as in [`write_windows_layer`](crate::write_windows_layer); those of
 /// `folder`; [`ErrorKind::DigestMismatch`], [`ErrorKind::Corrupt`], [`ErrorKind::Cancelled`].
 pub fn unpack_windows_layer(
-    mut source: impl Read + Send,
+    source: impl Read + Send,
     folder: &mut dyn LayerFolder,
     is_base: bool,
     options: &LayerOptions,
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<LayerBlob> {
-    let mut first = [0; 4];
-    let (first, compression) = sniffed(&mut source, &mut first, options)?;
-    let source = first.chain(source);
     let intake = Intake {
         folder,
         is_base,
@@ -53,18 +50,9 @@ pub fn unpack_windows_layer(
         any_files: false,
     };
     let take = |chunks| take_tar(chunks, intake);
-    let (blob, tar, end) = pipeline::run(source, compression, options, progress, cancel, take)?;
-    let promised = options.digest.is_some() || options.diff_id.is_some();
-    if end != Some(End::Marked) && !promised {
-        return Err(Error::corrupt("the tar has no end mark and may be cut off").at(tar.size));
-    }
-    Ok(LayerBlob {
-        digest: blob.digest,
-        size: blob.size,
-        diff_id: tar.digest,
-        tar_size: tar.size,
-        compression,
-    })
+    let (blob, end) = pipeline::run(source, options, progress, cancel, take)?;
+    blob.check_end(end, options)?;
+    Ok(blob)
 }
 
 fn take_tar(chunks: Receiver<Chunk>, mut intake: Intake<'_>) -> Result<Option<End>> {
