@@ -17,6 +17,7 @@ use super::description::{Blobs, Records, write_basics, write_times};
 use super::difference;
 use super::name::encode_wtf8;
 use super::processing::{HIVES, LAYOUT, LAYOUT_NAME, base_path, config_path};
+use super::tar_header::{Object, hard_link};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::export::{Measuring, check_name};
@@ -222,10 +223,6 @@ fn blobs<R: ReadAt>(image: &Image<R>, file: &FileView) -> Result<Blobs> {
     })
 }
 
-const DIRECTORY: u32 = 0o040_000;
-const REGULAR: u32 = 0o100_000;
-const SYMLINK: u32 = 0o120_000;
-
 struct Exporter<'i, R> {
     image: &'i Image<R>,
     cancel: &'i Cancel,
@@ -269,12 +266,10 @@ impl<R: ReadAt> Exporter<'_, R> {
         let file = self.image.file(id).map_err(reading)?;
         let mut records = Records::new();
         let mtime = write_basics(&file, &mut records);
-        let entry = PaxEntry { path: path.to_vec(), mtime, ..PaxEntry::default() };
         self.entries += 1;
         if self.linked.contains_key(&id) {
             if let Some(first) = self.anchors.get(&id) {
-                let link = first.clone();
-                return tar.entry(PaxEntry { flag: b'1', mode: 0o644, link, records, ..entry });
+                return tar.entry(hard_link(path, first, mtime, records));
             }
             self.anchors.insert(id, path.to_vec());
         }
@@ -282,59 +277,28 @@ impl<R: ReadAt> Exporter<'_, R> {
         let size = if file.is_dir() { 0 } else { file.size() };
         let link = blobs.link(size);
         blobs.write(link.as_ref(), &mut records)?;
-        let directory = if file.is_dir() { DIRECTORY } else { 0 };
-        let entry = PaxEntry { records, ..entry };
-        let mode = match &link {
-            Some((target, _)) => {
-                let mode = directory | SYMLINK;
-                tar.entry(PaxEntry { flag: b'2', mode, link: target.clone(), ..entry })?;
-                mode
-            }
-            None if file.is_dir() => {
-                tar.entry(PaxEntry { flag: b'5', mode: DIRECTORY, ..entry })?;
-                REGULAR
-            }
-            None => {
-                // An empty file has no data stream, and the exporter has no type for it then.
-                let mode = if size == 0 { 0 } else { REGULAR };
-                let hole = size > 0 && file.data().is_sparse();
-                tar.entry(PaxEntry { flag: b'0', mode, size, hole, ..entry })?;
-                if !hole {
-                    self.data(tar, &file.data(), size)?;
-                }
-                mode
-            }
+        let object = Object {
+            directory: file.is_dir(),
+            target: link.map(|(target, _)| target),
+            // An image does not tell an empty stream from none.
+            size: (size > 0).then_some(size),
+            hole: size > 0 && file.data().is_sparse(),
         };
-        self.streams(tar, path, &file, if mode & REGULAR == 0 { 0 } else { REGULAR })
-    }
-
-    fn streams<W: Write>(
-        &mut self,
-        tar: &mut PaxWriter<W>,
-        path: &[u8],
-        file: &FileView,
-        mode: u32,
-    ) -> Result<()> {
-        for stream in self.image.alternate_streams(file).map_err(reading)? {
+        tar.entry(object.header(path, mtime, records))?;
+        if object.has_data() {
+            self.data(tar, &file.data(), size)?;
+        }
+        for stream in self.image.alternate_streams(&file).map_err(reading)? {
             let stream = stream.map_err(reading)?;
             if let Some(fault) = stream.name.fault() {
                 return Err(Error::corrupt(format!("the name of a stream {fault}")));
             }
-            let path = [path, b":", &encode_wtf8(stream.name.units().iter().copied())].concat();
             let mut records = Records::new();
-            let mtime = write_times(file, &mut records);
-            let size = stream.stream.length();
+            let mtime = write_times(&file, &mut records);
+            let (name, size) = (stream.name.units().iter().copied(), stream.stream.length());
             let hole = size > 0 && stream.stream.is_sparse();
-            tar.entry(PaxEntry {
-                path,
-                link: Vec::new(),
-                flag: b'0',
-                mode,
-                size,
-                hole,
-                mtime,
-                records,
-            })?;
+            let header = object.stream_header(path, name, size, mtime, records);
+            tar.entry(PaxEntry { hole, ..header })?;
             if !hole {
                 self.data(tar, &stream.stream, size)?;
             }

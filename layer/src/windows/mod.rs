@@ -24,6 +24,7 @@ mod reparse;
 mod security;
 mod seen;
 mod sid;
+mod tar_header;
 mod time;
 mod usual;
 

@@ -6,18 +6,15 @@ use std::io::{Read, Write};
 use super::FolderBasics;
 use crate::error::{Error, ErrorKind, Result};
 use crate::export::{Measuring, check_name};
-use crate::tar::{PaxEntry, PaxWriter};
+use crate::tar::PaxWriter;
 use crate::windows::WindowsLayerTar;
 use crate::windows::attributes::DIRECTORY;
 use crate::windows::backup_stream::{
     ALTERNATE_DATA, DATA, EAS, REPARSE, Record, Records, SECURITY, SPARSE_BLOCK,
 };
 use crate::windows::description::{self, Blobs};
-use crate::windows::name::encode_wtf8;
+use crate::windows::tar_header::{Object, hard_link};
 
-const DIRECTORY_MODE: u32 = 0o040_000;
-const REGULAR_MODE: u32 = 0o100_000;
-const SYMLINK_MODE: u32 = 0o120_000;
 /// Most bytes of a security descriptor, of extended attributes, or of a reparse point.
 const METADATA_MAX: u64 = 1 << 20;
 /// Most alternate streams of one file.
@@ -94,17 +91,9 @@ impl<W: Write> FolderTar<W> {
         ];
         let mut records = description::Records::new();
         let mtime = description::basic_records(basics.attributes, times, &mut records);
-        let entry = PaxEntry { path: path.to_vec(), mtime, ..PaxEntry::default() };
         if let Some(number) = linked {
             if let Some(first) = self.names.get(&number) {
-                let link = first.clone();
-                return self.tar.entry(PaxEntry {
-                    flag: b'1',
-                    mode: 0o644,
-                    link,
-                    records,
-                    ..entry
-                });
+                return self.tar.entry(hard_link(path, first, mtime, records));
             }
             self.names.insert(number, path.to_vec());
         }
@@ -113,43 +102,17 @@ impl<W: Write> FolderTar<W> {
         let size = found.size.filter(|_| !directory);
         let link = found.blobs.link(size.unwrap_or(0));
         found.blobs.write(link.as_ref(), &mut records)?;
-        let entry = PaxEntry { records, ..entry };
-        let bits = if directory { DIRECTORY_MODE } else { 0 };
-        let mode = match (&link, size) {
-            (Some((target, _)), _) => {
-                let mode = bits | SYMLINK_MODE;
-                self.tar.entry(PaxEntry { flag: b'2', mode, link: target.clone(), ..entry })?;
-                mode
-            }
-            (None, _) if directory => {
-                self.tar.entry(PaxEntry { flag: b'5', mode: bits, ..entry })?;
-                REGULAR_MODE
-            }
-            (None, size) => {
-                let mode = if size.is_some() { REGULAR_MODE } else { 0 };
-                let size = size.unwrap_or(0);
-                self.tar.entry(PaxEntry { flag: b'0', mode, size, ..entry })?;
-                if size > 0 {
-                    self.data(open()?, size)?;
-                }
-                mode
-            }
-        };
-        let mode = if mode & REGULAR_MODE == 0 { 0 } else { REGULAR_MODE };
+        let target = link.map(|(target, _)| target);
+        let object = Object { directory, target, size, hole: false };
+        self.tar.entry(object.header(path, mtime, records))?;
+        if object.has_data() {
+            self.data(open()?, size.unwrap_or(0))?;
+        }
         for (number, (name, size)) in found.streams.iter().enumerate() {
-            let path = [path, b":", &encode_wtf8(name.iter().copied())].concat();
             let mut records = description::Records::new();
             let mtime = description::time_records(times, &mut records);
-            let size = *size;
-            self.tar.entry(PaxEntry {
-                path,
-                flag: b'0',
-                mode,
-                size,
-                mtime,
-                records,
-                ..PaxEntry::default()
-            })?;
+            let (name, size) = (name.iter().copied(), *size);
+            self.tar.entry(object.stream_header(path, name, size, mtime, records))?;
             self.entries += 1;
             let mut stream = Records::new(open()?);
             let mut before = 0;
