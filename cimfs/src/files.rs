@@ -46,6 +46,15 @@ pub trait WritableSet: FileSet {
     /// [`io::ErrorKind::AlreadyExists`] if there is one of that name, or whatever the medium reports.
     fn create(&self, name: &str) -> io::Result<Self::Writer>;
 
+    /// Makes a file that will be long, is written nearly front to back and hardly read meanwhile: for media that
+    /// have a better way for such.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create), which it is if it is not said otherwise.
+    fn create_long(&self, name: &str) -> io::Result<Self::Writer> {
+        self.create(name)
+    }
+
     /// Gives a file another name, which is free.
     ///
     /// # Errors

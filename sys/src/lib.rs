@@ -7,6 +7,7 @@ mod children;
 mod compat;
 #[cfg(target_os = "linux")]
 mod device_mapper;
+mod direct;
 #[cfg(target_os = "linux")]
 pub mod directory;
 mod error;
@@ -58,6 +59,7 @@ pub use children::{
 };
 #[cfg(target_os = "linux")]
 pub use device_mapper::{MappedTarget, map_device, unmap_device};
+pub use direct::DirectFile;
 pub use error::{Error, Result};
 #[cfg(target_os = "linux")]
 pub use features::{CgroupLayout, Features, KernelVersion, Probe};

@@ -35,7 +35,19 @@ struct Created<S: WritableSet> {
 
 impl<S: WritableSet> Created<S> {
     fn create(&mut self, name: String) -> Result<S::Writer> {
-        let file = self.set.create(&name).map_err(|e| match e.kind() {
+        self.create_by(name, S::create)
+    }
+
+    fn create_long(&mut self, name: String) -> Result<S::Writer> {
+        self.create_by(name, S::create_long)
+    }
+
+    fn create_by(
+        &mut self,
+        name: String,
+        create: impl FnOnce(&S, &str) -> io::Result<S::Writer>,
+    ) -> Result<S::Writer> {
+        let file = create(&self.set, &name).map_err(|e| match e.kind() {
             io::ErrorKind::AlreadyExists => {
                 let what = format!("{name} exists: the image is being written, or that was cut");
                 Error::new(ErrorKind::Exists, what)
@@ -149,7 +161,11 @@ impl<S: WritableSet> Output<S> {
             Some(open) => region.insert(open),
             None => {
                 let name = region_temporary(self.temporary, class);
-                region.insert(RegionOutput::new(self.created.create(name)?))
+                let file = match class {
+                    Class::Data => self.created.create_long(name)?,
+                    Class::Metadata | Class::SmallData => self.created.create(name)?,
+                };
+                region.insert(RegionOutput::new(file))
             }
         };
         Ok(region)

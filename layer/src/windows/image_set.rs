@@ -1,5 +1,5 @@
 //! A directory of images whose large files are on their way to the disk while they are being written, so that making
-//! them durable at the end has less to do.
+//! them durable at the end has less to do: file data past the page cache where that is possible.
 
 use std::fs::File;
 use std::io;
@@ -15,6 +15,8 @@ pub(super) struct ImageSet(pub(super) DirectorySet);
 #[derive(Debug)]
 pub(super) struct ImageFile {
     file: File,
+    /// In place of all that is below.
+    direct: Option<sys::DirectFile>,
     /// Made when there is something to begin with; nothing depends on it.
     writeback: Option<sys::Writeback>,
     /// Where the range begins that writeback was not started for.
@@ -37,7 +39,13 @@ impl WritableSet for ImageSet {
     type Writer = ImageFile;
 
     fn create(&self, name: &str) -> io::Result<ImageFile> {
-        Ok(ImageFile { file: self.0.create(name)?, writeback: None, settled: 0 })
+        Ok(ImageFile { file: self.0.create(name)?, direct: None, writeback: None, settled: 0 })
+    }
+
+    fn create_long(&self, name: &str) -> io::Result<ImageFile> {
+        let file = self.create(name)?;
+        let direct = sys::DirectFile::of(&file.file, &self.0.path().join(name));
+        Ok(ImageFile { direct, ..file })
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -55,11 +63,17 @@ impl WritableSet for ImageSet {
 
 impl ReadAt for ImageFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        ReadAt::read_at(&self.file, buf, offset)
+        match &self.direct {
+            Some(direct) => direct.read_at(buf, offset),
+            None => ReadAt::read_at(&self.file, buf, offset),
+        }
     }
 
     fn size(&self) -> io::Result<u64> {
-        self.file.size()
+        match &self.direct {
+            Some(direct) => direct.size(),
+            None => self.file.size(),
+        }
     }
 
     fn identity(&self) -> Option<[u64; 2]> {
@@ -69,6 +83,9 @@ impl ReadAt for ImageFile {
 
 impl WritableFile for ImageFile {
     fn write_all_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        if let Some(direct) = &mut self.direct {
+            return direct.write_all_at(bytes, offset);
+        }
         self.file.write_all_at(bytes, offset)?;
         let end = offset + bytes.len() as u64;
         if end >= self.settled + WRITEBACK {
@@ -84,10 +101,16 @@ impl WritableFile for ImageFile {
     }
 
     fn set_length(&mut self, length: u64) -> io::Result<()> {
-        self.file.set_length(length)
+        match &mut self.direct {
+            Some(direct) => direct.set_length(length),
+            None => self.file.set_length(length),
+        }
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        self.file.sync()
+        match &mut self.direct {
+            Some(direct) => direct.sync(),
+            None => self.file.sync(),
+        }
     }
 }
