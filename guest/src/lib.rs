@@ -3,7 +3,7 @@
 //! ```text
 //!  host ──bridge──▶ Agent ─┬─ MappedVirtualDisk ─▶ SCSI disk ─▶ [verity | crypt] ─▶ ext4, xfs, EROFS, …
 //!                          ├─ VPMemDevice ───────▶ pmem ─▶ [linear] ─▶ [verity] ─▶ ext4, EROFS, …
-//!                          ├─ MappedDirectory ───▶ vsock port ─▶ 9p
+//!                          ├─ MappedDirectory ───▶ virtio-9p | vsock port ─▶ 9p
 //!                          ├─ CombinedLayers ────▶ overlayfs, or a bind of the one layer
 //!                          └─ Create, ExecuteProcess, … ─▶ runc ─▶ stdio over vsock ports
 //! ```

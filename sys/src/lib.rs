@@ -38,6 +38,8 @@ mod residency;
 #[cfg(target_os = "linux")]
 mod sealed;
 #[cfg(target_os = "linux")]
+mod shared_memory;
+#[cfg(target_os = "linux")]
 mod terminal;
 #[cfg(target_os = "linux")]
 mod umask;
@@ -88,6 +90,8 @@ pub use mountinfo::{MountEntry, MountTable};
 pub use residency::{Residency, page_residency};
 #[cfg(target_os = "linux")]
 pub use sealed::sealed_copy;
+#[cfg(target_os = "linux")]
+pub use shared_memory::{SharedMemory, SharedPiece, read_to_shared};
 #[cfg(target_os = "linux")]
 pub use terminal::{lead_session, open_terminal, receive_descriptor, set_window_size};
 #[cfg(target_os = "linux")]

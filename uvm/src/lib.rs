@@ -32,6 +32,8 @@ pub mod qemu;
 pub mod recording;
 mod step;
 mod table;
+#[cfg(target_os = "linux")]
+mod virtio;
 mod vm;
 
 pub use bridge::{Cancel, Deadline, GuestRequest};

@@ -18,6 +18,7 @@ pub(super) const WANTED: &[&str] = &[
     "ext4",
     "xfs",
     "9pnet_fd",
+    "9pnet_virtio",
     "9p",
     // Block devices over block devices: verity, encrypted scratch, mapped pmem.
     "dm-mod",

@@ -9,22 +9,54 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Scope;
 
+use rustix::io::Errno;
+
 use super::message::HEADER;
 use super::session::{Answer, Session, header};
+use crate::virtio::Pieces;
 
 /// Bytes that are read before a message's length is known. Most messages are shorter.
 const FIRST_READ: usize = 4096;
 
-struct Inbound<R> {
-    reader: R,
-    /// Bytes of the next message that came with the one before.
-    surplus: Vec<u8>,
+/// Where messages come from.
+pub(super) trait Requests: Send {
+    /// What an answer takes to find back.
+    type Back;
+
+    /// Reads a message to the beginning of `bytes`, of at most `msize`. Nothing at the end.
+    fn next(&mut self, bytes: &mut Vec<u8>, msize: u32) -> io::Result<Option<Inbound<Self::Back>>>;
+}
+
+/// Where answers go.
+pub(super) trait Answers: Send {
+    /// As [`Requests::Back`].
+    type Back;
+
+    /// Writes an answer.
+    fn write(&mut self, answer: &Answer, back: Self::Back) -> io::Result<()>;
+}
+
+/// A message that came.
+pub(super) struct Inbound<B> {
+    pub(super) kind: u8,
+    pub(super) tag: u16,
+    pub(super) length: usize,
+    /// Where its answer finds back.
+    pub(super) back: B,
+    /// The guest's own place for the answer, if it has one.
+    pub(super) room: Option<Pieces>,
+    /// Why it cannot be answered as it should.
+    pub(super) refused: Option<Errno>,
+}
+
+struct Source<R> {
+    requests: R,
     ended: bool,
 }
 
 struct Connection<'a, R, W> {
     session: &'a Session,
-    inbound: Mutex<Inbound<R>>,
+    source: Mutex<Source<R>>,
     writer: Mutex<W>,
     /// Requests being answered: the tag, and whether it is a flush.
     at_work: Mutex<Vec<(u16, bool)>>,
@@ -36,16 +68,20 @@ struct Connection<'a, R, W> {
     failure: Mutex<Option<io::Error>>,
 }
 
-/// Serves until the stream ends. Returns why it did, unless the guest closed it.
-pub(super) fn serve<R: Read + Send, W: Write + Send>(
+/// Serves until the requests end. Returns why they did, unless the guest ended them.
+pub(super) fn serve<R, W>(
     session: &Session,
-    reader: R,
+    requests: R,
     writer: W,
     threads: usize,
-) -> io::Result<()> {
+) -> io::Result<()>
+where
+    R: Requests,
+    W: Answers<Back = R::Back>,
+{
     let connection = Connection {
         session,
-        inbound: Mutex::new(Inbound { reader, surplus: Vec::new(), ended: false }),
+        source: Mutex::new(Source { requests, ended: false }),
         writer: Mutex::new(writer),
         at_work: Mutex::new(Vec::new()),
         done: Condvar::new(),
@@ -58,14 +94,13 @@ pub(super) fn serve<R: Read + Send, W: Write + Send>(
     std::thread::scope(|scope| {
         scope.spawn(|| connection.work(scope));
     });
-    session.end();
     match connection.failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some(error) => Err(error),
         None => Ok(()),
     }
 }
 
-impl<R: Read + Send, W: Write + Send> Connection<'_, R, W> {
+impl<R: Requests, W: Answers<Back = R::Back>> Connection<'_, R, W> {
     fn work<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
         if let Err(error) = sys::thread_without_umask() {
             return self.fail(io::Error::other(error));
@@ -74,26 +109,28 @@ impl<R: Read + Send, W: Write + Send> Connection<'_, R, W> {
         let mut answer = Answer::default();
         let mut leading = None;
         loop {
-            let mut inbound = leading.take().unwrap_or_else(|| self.lead());
-            if inbound.ended || self.broken.load(Ordering::Relaxed) {
+            let mut source = leading.take().unwrap_or_else(|| self.lead());
+            if source.ended || self.broken.load(Ordering::Relaxed) {
                 return;
             }
-            let (kind, tag, length) = match inbound.next(&mut bytes, self.session.msize()) {
-                Ok(Some(message)) => message,
+            let inbound = match source.requests.next(&mut bytes, self.session.msize()) {
+                Ok(Some(inbound)) => inbound,
                 Ok(None) => {
-                    inbound.ended = true;
+                    source.ended = true;
                     return;
                 }
                 Err(error) => {
-                    inbound.ended = true;
+                    source.ended = true;
                     return self.fail(error);
                 }
             };
+            let Inbound { kind, tag, length, back, room, refused } = inbound;
+            answer.room = room;
             self.begin(kind, tag);
             let body = &bytes[HEADER..length];
-            let mut inbound = Some(inbound);
+            let mut source = Some(source);
             let mut may_wait = || {
-                if inbound.take().is_some() {
+                if source.take().is_some() {
                     self.have_a_reader(scope);
                 }
             };
@@ -101,21 +138,24 @@ impl<R: Read + Send, W: Write + Send> Connection<'_, R, W> {
                 may_wait();
                 self.await_end(body);
             }
-            self.session.answer(kind, tag, body, &mut answer, &mut may_wait);
-            let written = self.write(&answer);
+            match refused {
+                Some(errno) => answer.refuse(tag, errno),
+                None => self.session.answer(kind, tag, body, &mut answer, &mut may_wait),
+            }
+            let written = self.writer().write(&answer, back);
             self.end(tag);
             if let Err(error) = written {
                 return self.fail(error);
             }
-            leading = inbound;
+            leading = source;
         }
     }
 
-    fn lead(&self) -> MutexGuard<'_, Inbound<R>> {
+    fn lead(&self) -> MutexGuard<'_, Source<R>> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        let inbound = self.inbound.lock().unwrap_or_else(PoisonError::into_inner);
+        let source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
         self.waiting.fetch_sub(1, Ordering::Relaxed);
-        inbound
+        source
     }
 
     /// Makes sure that somebody reads on while this thread works, if there may be another thread.
@@ -134,22 +174,8 @@ impl<R: Read + Send, W: Write + Send> Connection<'_, R, W> {
         }
     }
 
-    fn write(&self, answer: &Answer) -> io::Result<()> {
-        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut message, mut payload) = (&answer.message[..], answer.payload());
-        while !message.is_empty() || !payload.is_empty() {
-            let written =
-                match writer.write_vectored(&[IoSlice::new(message), IoSlice::new(payload)]) {
-                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                    Ok(written) => written,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                    Err(error) => return Err(error),
-                };
-            let of_message = written.min(message.len());
-            message = &message[of_message..];
-            payload = &payload[written - of_message..];
-        }
-        writer.flush()
+    fn writer(&self) -> MutexGuard<'_, W> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn at_work(&self) -> MutexGuard<'_, Vec<(u16, bool)>> {
@@ -187,9 +213,23 @@ impl<R: Read + Send, W: Write + Send> Connection<'_, R, W> {
 /// `Tflush`
 const FLUSH: u8 = 108;
 
-impl<R: Read> Inbound<R> {
-    /// Reads a message to the beginning of `bytes`: its type, tag and length. Nothing at the stream's end.
-    fn next(&mut self, bytes: &mut Vec<u8>, msize: u32) -> io::Result<Option<(u8, u16, usize)>> {
+/// A stream's requests.
+pub(super) struct Reading<R> {
+    reader: R,
+    /// Bytes of the next message that came with the one before.
+    surplus: Vec<u8>,
+}
+
+impl<R> Reading<R> {
+    pub(super) fn new(reader: R) -> Self {
+        Self { reader, surplus: Vec::new() }
+    }
+}
+
+impl<R: Read + Send> Requests for Reading<R> {
+    type Back = ();
+
+    fn next(&mut self, bytes: &mut Vec<u8>, msize: u32) -> io::Result<Option<Inbound<()>>> {
         if bytes.len() < FIRST_READ {
             bytes.resize(FIRST_READ, 0);
         }
@@ -209,8 +249,7 @@ impl<R: Read> Inbound<R> {
         head.copy_from_slice(&bytes[..HEADER]);
         let (length, kind, tag) = header(&head);
         if length < 7 || length > msize {
-            let text = format!("a message of {length} bytes where at most {msize} are agreed on");
-            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+            return Err(too_long(length, msize));
         }
         let length = length as usize;
         if have >= length {
@@ -221,6 +260,36 @@ impl<R: Read> Inbound<R> {
             }
             self.reader.read_exact(&mut bytes[have..length])?;
         }
-        Ok(Some((kind, tag, length)))
+        Ok(Some(Inbound { kind, tag, length, back: (), room: None, refused: None }))
+    }
+}
+
+pub(super) fn too_long(length: u32, msize: u32) -> io::Error {
+    let text = format!("a message of {length} bytes where at most {msize} are agreed on");
+    io::Error::new(io::ErrorKind::InvalidData, text)
+}
+
+/// Answers by a stream.
+pub(super) struct Writing<W>(pub(super) W);
+
+impl<W: Write + Send> Answers for Writing<W> {
+    type Back = ();
+
+    fn write(&mut self, answer: &Answer, (): ()) -> io::Result<()> {
+        let writer = &mut self.0;
+        let (mut message, mut payload) = (&answer.message[..], answer.payload());
+        while !message.is_empty() || !payload.is_empty() {
+            let written =
+                match writer.write_vectored(&[IoSlice::new(message), IoSlice::new(payload)]) {
+                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                    Ok(written) => written,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(error) => return Err(error),
+                };
+            let of_message = written.min(message.len());
+            message = &message[of_message..];
+            payload = &payload[written - of_message..];
+        }
+        writer.flush()
     }
 }

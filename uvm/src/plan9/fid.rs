@@ -80,8 +80,15 @@ const ATTRIBUTES: usize = 128;
 /// The fids of a connection.
 #[derive(Debug, Default)]
 pub(super) struct Fids {
-    table: Mutex<HashMap<u32, Arc<Fid>>>,
+    table: Mutex<Table>,
     attributes: Arc<AtomicUsize>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    fids: HashMap<u32, Arc<Fid>>,
+    /// Whether there are to be no more.
+    closed: bool,
 }
 
 /// Leave to hold an extended attribute in memory; given back when dropped.
@@ -95,30 +102,30 @@ impl Drop for Held {
 }
 
 impl Fids {
-    fn table(&self) -> std::sync::MutexGuard<'_, HashMap<u32, Arc<Fid>>> {
+    fn table(&self) -> std::sync::MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn get(&self, number: u32) -> Result<Arc<Fid>, Errno> {
-        self.table().get(&number).cloned().ok_or(Errno::BADF)
+        self.table().fids.get(&number).cloned().ok_or(Errno::BADF)
     }
 
     /// Adds a fid under a number that must be free.
     pub(super) fn add(&self, number: u32, fid: Fid) -> Result<(), Errno> {
         let mut table = self.table();
-        if number == super::message::NO_FID || table.contains_key(&number) {
+        if number == super::message::NO_FID || table.fids.contains_key(&number) || table.closed {
             return Err(Errno::BADF);
         }
-        if table.len() >= FIDS {
+        if table.fids.len() >= FIDS {
             return Err(Errno::NFILE);
         }
-        table.insert(number, Arc::new(fid));
+        table.fids.insert(number, Arc::new(fid));
         Ok(())
     }
 
     /// Puts a fid in the place of one that was there when the request began.
     pub(super) fn replace(&self, number: u32, fid: Fid) -> Result<(), Errno> {
-        let replaced = match self.table().get_mut(&number) {
+        let replaced = match self.table().fids.get_mut(&number) {
             Some(place) => std::mem::replace(place, Arc::new(fid)),
             None => return Err(Errno::BADF),
         };
@@ -128,11 +135,18 @@ impl Fids {
     }
 
     pub(super) fn remove(&self, number: u32) -> Result<Arc<Fid>, Errno> {
-        self.table().remove(&number).ok_or(Errno::BADF)
+        self.table().fids.remove(&number).ok_or(Errno::BADF)
     }
 
+    /// Closes all, for a client that begins anew.
     pub(super) fn clear(&self) {
         drop(std::mem::take(&mut *self.table()));
+    }
+
+    /// Closes all; there will be no others until the client begins anew.
+    pub(super) fn close(&self) {
+        let closed = Table { closed: true, ..Table::default() };
+        drop(std::mem::replace(&mut *self.table(), closed));
     }
 
     pub(super) fn hold_attribute(&self) -> Result<Held, Errno> {

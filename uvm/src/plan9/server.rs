@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::budget::Budget;
-use super::connection;
+use super::channel::Channel;
+use super::connection::{self, Reading, Writing};
 use super::error::{Error, Result};
 use super::lock::Locks;
 use super::message::HEADER;
@@ -62,8 +63,18 @@ struct State {
 
 #[derive(Debug)]
 struct Connected {
-    stream: Option<UnixStream>,
+    by: By,
     attached: Vec<Vec<u8>>,
+}
+
+/// What a connection ends with.
+#[derive(Debug)]
+enum By {
+    Stream(UnixStream),
+    /// Nothing can end a channel but the machine; who has mounted by it has no files any more.
+    Channel(Weak<Session>),
+    /// Tests.
+    Nothing,
 }
 
 impl Server {
@@ -137,12 +148,34 @@ impl Server {
         let failed = |error| Error::new("cannot serve a connection of the guest", error);
         let (reader, other) =
             (stream.try_clone().map_err(failed)?, stream.try_clone().map_err(failed)?);
-        let number = self.connect(Some(other))?;
+        let number = self.connect(By::Stream(other))?;
         let session = Session::new(self.shares.clone(), number);
-        let served = connection::serve(&session, reader, &stream, self.limits.threads.max(1));
+        let (requests, answers) = (Reading::new(reader), Writing(&stream));
+        let served = connection::serve(&session, requests, answers, self.limits.threads.max(1));
+        session.end();
         self.shares.state().connections.remove(&number);
         // Clones of the stream keep it open; the guest is to see the end.
         let _ = stream.shutdown(Shutdown::Both);
+        served.map_err(failed)
+    }
+
+    /// Serves a channel, a virtio-9p device of this name, until the machine's process closes the socket by which it has it
+    /// (vhost-user). Needs a thread of the caller's; the rest is as with [`serve`](Self::serve).
+    ///
+    /// # Errors
+    /// The machine's process does not speak the protocol. `QuotaExceeded` with too many connections.
+    pub fn serve_channel(&self, stream: &UnixStream, tag: &str) -> Result<()> {
+        let failed = |error| Error::new("cannot serve a channel of the guest", error);
+        let number = self.connect(By::Nothing)?;
+        let session = Arc::new(Session::new(self.shares.clone(), number));
+        if let Some(connected) = self.shares.state().connections.get_mut(&number) {
+            connected.by = By::Channel(Arc::downgrade(&session));
+        }
+        let threads = self.limits.threads.max(1);
+        let channel = Channel { session: session.clone(), tag: tag.to_owned(), threads };
+        let served = crate::virtio::serve(stream, Arc::new(channel));
+        session.end();
+        self.shares.state().connections.remove(&number);
         served.map_err(failed)
     }
 
@@ -153,7 +186,7 @@ impl Server {
         state.connections.values().for_each(Connected::cut);
     }
 
-    fn connect(&self, stream: Option<UnixStream>) -> Result<u64> {
+    fn connect(&self, by: By) -> Result<u64> {
         let mut state = self.shares.state();
         if state.closed {
             return Err(Error::new("the server of shares is closed", Errno::SHUTDOWN));
@@ -163,7 +196,7 @@ impl Server {
         }
         state.next += 1;
         let number = state.next;
-        state.connections.insert(number, Connected { stream, attached: Vec::new() });
+        state.connections.insert(number, Connected { by, attached: Vec::new() });
         Ok(number)
     }
 
@@ -173,7 +206,7 @@ impl Server {
     /// # Errors
     /// Too many connections.
     pub fn messages(&self) -> Result<impl FnMut(&[u8]) -> Option<Vec<u8>> + use<>> {
-        let number = self.connect(None)?;
+        let number = self.connect(By::Nothing)?;
         let session = Session::new(self.shares.clone(), number);
         let mut answer = Answer::default();
         Ok(move |message: &[u8]| {
@@ -190,9 +223,17 @@ impl Server {
 
 impl Connected {
     fn cut(&self) {
-        if let Some(stream) = &self.stream {
-            // It may have ended already.
-            let _ = stream.shutdown(Shutdown::Both);
+        match &self.by {
+            By::Stream(stream) => {
+                // It may have ended already.
+                let _ = stream.shutdown(Shutdown::Both);
+            }
+            By::Channel(session) => {
+                if let Some(session) = session.upgrade() {
+                    session.end();
+                }
+            }
+            By::Nothing => {}
         }
     }
 }
@@ -206,9 +247,19 @@ impl Shares {
         &self.locks
     }
 
+    /// A client begins anew: nothing is attached by this connection.
+    pub(super) fn begin(&self, connection: u64) {
+        if let Some(connected) = self.state().connections.get_mut(&connection) {
+            connected.attached.clear();
+        }
+    }
+
     /// The share of this name, noting that the connection uses it.
     pub(super) fn attach(&self, connection: u64, name: &[u8]) -> Result<Arc<Share>, Errno> {
         let mut state = self.state();
+        if state.closed {
+            return Err(Errno::SHUTDOWN);
+        }
         let share = state.shares.get(name).cloned().ok_or(Errno::NOENT)?;
         if let Some(connected) = state.connections.get_mut(&connection)
             && !connected.attached.iter().any(|attached| attached == name)

@@ -1,6 +1,7 @@
 //! What one connection asks, answered. No threads and no stream here: the fuzzer and the tests call the same.
 
 use std::io::IoSliceMut;
+use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError};
 
@@ -15,6 +16,7 @@ use super::message::{HEADER, Malformed, NO_FID, REMOVE_DIRECTORY, Reply, Request
 use super::node::Node;
 use super::server::Shares;
 use super::wire::{Data, Field, List, MAX_WALK, Qid};
+use crate::virtio::Pieces;
 
 /// The dialect that is spoken.
 const VERSION: &[u8] = b"9P2000.L";
@@ -42,6 +44,10 @@ pub(super) struct Answer {
     payload: Vec<u8>,
     used: usize,
     listing: Vec<u8>,
+    /// The guest's place for the answer, if it has one: data of a file is read there at once.
+    pub(super) room: Option<Pieces>,
+    /// Bytes that have been.
+    pub(super) placed: usize,
 }
 
 impl Answer {
@@ -51,14 +57,32 @@ impl Answer {
     }
 
     fn reply(&mut self, tag: u16, reply: &Reply<'_>) {
-        self.used = 0;
+        (self.used, self.placed) = (0, 0);
         reply.write(tag, &mut self.message);
+    }
+
+    /// An error, by Linux's numbers: the protocol's, and those that x86 and ARM share.
+    pub(super) fn refuse(&mut self, tag: u16, error: Errno) {
+        let errno = u32::try_from(error.raw_os_error()).ok().filter(|&number| number != 0);
+        let io = Errno::IO.raw_os_error().cast_unsigned();
+        self.reply(tag, &Reply::Error { errno: errno.unwrap_or(io) });
     }
 
     /// A reply that ends with what has been put into the payload.
     fn reply_with_payload(&mut self, tag: u16, reply: &Reply<'_>, used: usize) {
-        reply.write(tag, &mut self.message);
+        self.reply(tag, reply);
         self.used = used;
+        self.end_with(used);
+    }
+
+    /// A reply that ends with what has been read into the guest's room.
+    fn reply_with_placed(&mut self, tag: u16, reply: &Reply<'_>, placed: usize) {
+        self.reply(tag, reply);
+        self.placed = placed;
+        self.end_with(placed);
+    }
+
+    fn end_with(&mut self, used: usize) {
         let length = u32::try_from(self.message.len() + used).unwrap_or(u32::MAX);
         self.message[..4].copy_from_slice(&length.to_le_bytes());
         let count = self.message.len() - 4;
@@ -66,7 +90,7 @@ impl Answer {
             .copy_from_slice(&u32::try_from(used).unwrap_or(u32::MAX).to_le_bytes());
     }
 
-    fn room(&mut self, length: usize) -> &mut [u8] {
+    fn payload_of(&mut self, length: usize) -> &mut [u8] {
         if self.payload.len() < length {
             self.payload.resize(length, 0);
         }
@@ -109,10 +133,7 @@ impl Session {
             Err(Malformed::Fields) => Err(Errno::PROTO),
         };
         if let Err(error) = result {
-            // The protocol's numbers are those of Linux, which x86 and ARM share.
-            let errno = u32::try_from(error.raw_os_error()).ok().filter(|&number| number != 0);
-            let io = Errno::IO.raw_os_error().cast_unsigned();
-            answer.reply(tag, &Reply::Error { errno: errno.unwrap_or(io) });
+            answer.refuse(tag, error);
         }
     }
 
@@ -312,7 +333,9 @@ impl Session {
     }
 
     fn version(&self, msize: u32, version: &[u8]) -> Result<Reply<'static>, Errno> {
-        self.end();
+        self.shares.begin(self.number);
+        self.fids.clear();
+        self.shares.locks().release(self.number, None);
         if msize < MSIZE_LEAST {
             return Err(Errno::MSGSIZE);
         }
@@ -324,9 +347,10 @@ impl Session {
         Ok(Reply::Version { msize, version: VERSION })
     }
 
-    /// Closes all files.
+    /// Closes all files. Nothing can be reached any more before the client begins a new session, which only a client without
+    /// a stream can.
     pub(super) fn end(&self) {
-        self.fids.clear();
+        self.fids.close();
         self.shares.locks().release(self.number, None);
     }
 
@@ -405,12 +429,28 @@ impl Session {
         let count = count.min(self.msize() - DATA_HEADER) as usize;
         let used = match &fid.open {
             Open::File { readable: true, .. } => {
-                read_file(&fid.node, answer.room(count), offset, may_wait)?
+                if let Some(room) = &answer.room {
+                    let header = DATA_HEADER as usize;
+                    let count = count.min(room.len().saturating_sub(header));
+                    let placed = read_file(count, offset, may_wait, |from, offset, cached| {
+                        let place = (header + from, count - from);
+                        room.read_file(place, fid.node.fd().as_fd(), offset, cached)
+                    })?;
+                    answer.reply_with_placed(tag, &Reply::Read { data: Data(&[]) }, placed);
+                    return Ok(());
+                }
+                let room = answer.payload_of(count);
+                read_file(count, offset, may_wait, |from, offset, cached| {
+                    let parts = &mut [IoSliceMut::new(&mut room[from..])];
+                    let flags =
+                        if cached { ReadWriteFlags::NOWAIT } else { ReadWriteFlags::empty() };
+                    rustix::io::preadv2(fid.node.fd(), parts, offset, flags)
+                })?
             }
             Open::Attribute { value, .. } => {
                 let from = usize::try_from(offset).unwrap_or(usize::MAX).min(value.len());
                 let part = &value[from..value.len().min(from.saturating_add(count))];
-                answer.room(part.len()).copy_from_slice(part);
+                answer.payload_of(part.len()).copy_from_slice(part);
                 part.len()
             }
             Open::Directory(_) => return Err(Errno::ISDIR),
@@ -556,26 +596,24 @@ fn statfs(node: &Node) -> Result<Reply<'static>, Errno> {
     })
 }
 
-/// Reads what the host's cache holds at once, and the rest as fast as the disk gives it.
+/// Reads what the host's cache holds at once, and the rest as fast as the disk gives it. `read` is told how many bytes there are
+/// already, the offset of the next, and whether only the cache is meant.
 fn read_file(
-    node: &Node,
-    room: &mut [u8],
+    count: usize,
     offset: u64,
     may_wait: &mut dyn FnMut(),
+    mut read: impl FnMut(usize, u64, bool) -> Result<usize, Errno>,
 ) -> Result<usize, Errno> {
     // preadv2(2) takes an offset of -1 for "where the descriptor stands".
     i64::try_from(offset).map_err(|_| Errno::INVAL)?;
-    let now = ReadWriteFlags::NOWAIT;
-    let parts = &mut [IoSliceMut::new(room)];
     // A file system that does not know the flag, and anything else, is told by the second call.
-    let cached = rustix::io::preadv2(node.fd(), parts, offset, now).unwrap_or(0);
-    let rest = &mut room[cached..];
-    if rest.is_empty() {
+    let cached = read(0, offset, true).unwrap_or(0);
+    if cached == count {
         return Ok(cached);
     }
     may_wait();
     let offset = offset.checked_add(cached as u64).ok_or(Errno::OVERFLOW)?;
-    match retry(|| rustix::io::pread(node.fd(), &mut *rest, offset)) {
+    match retry(|| read(cached, offset, false)) {
         Err(_) if cached > 0 => Ok(cached),
         read => Ok(cached + read?),
     }

@@ -47,6 +47,9 @@ pub struct Config {
     pub pmem_devices: u32,
     /// How it is reached.
     pub transport: Transport,
+    /// Shares, up to 8, that are mounted by virtio devices of their own; the others are over vsock, and so are all if
+    /// [`has_channels`](super::has_channels) says that QEMU cannot have such devices.
+    pub share_channels: u8,
     /// Whether writable shares are allowed.
     pub writable_shares: bool,
     /// How long the guest may take until its agent answers.
@@ -74,6 +77,8 @@ impl Default for Programs {
     }
 }
 
+/// As many as there are places for on the machine's bus, and as their names have one digit for.
+const MAX_CHANNELS: u8 = 8;
 const MIB: u64 = 1 << 20;
 /// Bytes that the guest may send on a connection until the host's side tells it that there is room again, and so the longest
 /// packet that it sends. A packet of more than 32 KiB less its head lies in several pieces of the memory of Linux 6.12.95 (and
@@ -94,6 +99,7 @@ impl Config {
             scsi_controllers: MAX_CONTROLLERS,
             pmem_devices: 0,
             transport: Transport::default(),
+            share_channels: MAX_CHANNELS,
             writable_shares: true,
             boot_time: Duration::from_secs(120),
             command_time: Duration::from_secs(60),
@@ -115,6 +121,9 @@ impl Config {
         }
         if self.scsi_controllers > MAX_CONTROLLERS {
             return invalid(format!("{} SCSI controllers: 4 at most", self.scsi_controllers));
+        }
+        if self.share_channels > MAX_CHANNELS {
+            return invalid(format!("{} channels of shares: 8 at most", self.share_channels));
         }
         if self.pmem_devices > MAX_PMEM {
             return invalid(format!("{} pmem devices: 128 at most", self.pmem_devices));
@@ -193,6 +202,18 @@ impl Config {
                 command.args(["-device", "virtserialport,chardev=bridge,name=plywood.bridge"]);
             }
         }
+        for channel in 0..self.share_channels {
+            let name = format!("share{channel}");
+            let configuration = 2 + super::shares::tag(channel).len();
+            command.args(["-chardev", &socket(&name, SHARES_SOCKET)]);
+            command.args([
+                "-device",
+                &format!(
+                    "{},chardev={name},virtio-id=9,num_vqs=1,vq_size=128,config_size={configuration}",
+                    super::channels::DEVICE
+                ),
+            ]);
+        }
         command.args(["-device", "virtio-rng-pci"]);
         for controller in 0..self.scsi_controllers {
             // The address fixes the order in which the guest finds them, and so its host numbers.
@@ -226,6 +247,8 @@ pub(super) const QMP_SOCKET: &str = "qmp.sock";
 pub(super) const CONSOLE_SOCKET: &str = "console.sock";
 pub(super) const BRIDGE_SOCKET: &str = "bridge.sock";
 pub(super) const VHOST_SOCKET: &str = "vhost.sock";
+/// Where QEMU reaches the devices of channels.
+pub(super) const SHARES_SOCKET: &str = "shares.sock";
 /// Where the host's side of a guest's port is a socket, with `_PORT` behind.
 pub(super) const VSOCK: &str = "vsock";
 pub(super) const CONSOLE: &str = "console.log";

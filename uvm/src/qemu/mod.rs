@@ -7,6 +7,7 @@
 //!
 //! One directory holds everything of a machine: its sockets, `console.log`, `programs.log` and the journal of its devices.
 
+mod channels;
 mod config;
 mod console;
 mod image;
@@ -33,6 +34,7 @@ use crate::{
     Capabilities, Deadline, Error, ErrorKind, Exit, LUNS, PMEM_MAX, PmemRange, Result, ScsiDisk,
     ScsiSlot, Share, Vm,
 };
+pub use channels::has_channels;
 pub use config::{Accelerator, Config, Programs, Transport};
 use config::{
     BRIDGE_SOCKET, CONSOLE, CONSOLE_SOCKET, PROGRAMS_LOG, QMP_SOCKET, VSOCK, remove_sockets,
@@ -102,10 +104,13 @@ impl Qemu {
     }
 
     fn boot_checked(
-        config: Config,
+        mut config: Config,
         deadline: &Deadline,
         progress: &mut dyn FnMut(BootPhase),
     ) -> Result<Self> {
+        if config.transport == Transport::Serial || !has_channels(&config.programs.qemu) {
+            config.share_channels = 0;
+        }
         let run = &config.run;
         std::fs::DirBuilder::new()
             .recursive(true)
@@ -124,7 +129,7 @@ impl Qemu {
             Transport::Serial => config.file(BRIDGE_SOCKET),
         })?;
         let shares = match config.transport {
-            Transport::Vsock => Some(Shares::open(run)?),
+            Transport::Vsock => Some(Shares::open(run, config.share_channels)?),
             Transport::Serial => None,
         };
         let (console_door, qmp_door) =

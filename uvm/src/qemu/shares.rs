@@ -4,10 +4,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::thread;
 
-use super::config::VSOCK;
+use super::config::{SHARES_SOCKET, VSOCK};
 use crate::plan9::{Export, Limits, Server};
 use crate::{Error, ErrorKind, Result, Share};
 
@@ -15,34 +15,67 @@ use crate::{Error, ErrorKind, Result, Share};
 #[derive(Debug)]
 pub(super) struct Shares {
     server: Arc<Server>,
-    path: PathBuf,
+    paths: Vec<PathBuf>,
     ended: Arc<AtomicBool>,
 }
 
 impl Drop for Shares {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::SeqCst);
-        // Wakes the thread that accepts.
-        let _ = UnixStream::connect(&self.path);
-        let _ = std::fs::remove_file(&self.path);
+        for path in &self.paths {
+            // Wakes the thread that accepts.
+            let _ = UnixStream::connect(path);
+            let _ = std::fs::remove_file(path);
+        }
         self.server.close();
     }
 }
 
 impl Shares {
-    pub(super) fn open(run: &Path) -> Result<Self> {
-        let path = run.join(format!("{VSOCK}_{}", bridge::PLAN9_PORT));
-        let failed = |error| Error::io(format!("cannot listen on {}", path.display()), error);
+    /// With a socket for the guest's connections, and one for QEMU if there are channels.
+    pub(super) fn open(run: &Path, channels: u8) -> Result<Self> {
         let server = Arc::new(Server::new(Limits::default()).map_err(of_server)?);
+        let mut shares = Self { server, paths: Vec::new(), ended: Arc::default() };
+        shares.listen(run.join(format!("{VSOCK}_{}", bridge::PLAN9_PORT)), |server, stream| {
+            let _ = server.serve(stream);
+        })?;
+        if channels > 0 {
+            let next = AtomicU8::new(0);
+            shares.listen(run.join(SHARES_SOCKET), move |server, stream| {
+                let _ = server.serve_channel(&stream, &tag(next.fetch_add(1, Ordering::SeqCst)));
+            })?;
+        }
+        Ok(shares)
+    }
+
+    /// Serves each connection to a socket by a thread. One that ends badly concerns the guest alone.
+    fn listen(
+        &mut self,
+        path: PathBuf,
+        serve: impl Fn(&Server, UnixStream) + Send + Sync + 'static,
+    ) -> Result<()> {
+        let failed = |error| Error::io(format!("cannot listen on {}", path.display()), error);
         let listener = UnixListener::bind(&path).map_err(failed)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
-        let ended = Arc::new(AtomicBool::new(false));
-        let (theirs, stop) = (Arc::clone(&server), Arc::clone(&ended));
+        let (server, ended) = (Arc::clone(&self.server), Arc::clone(&self.ended));
+        let serve = Arc::new(serve);
         thread::Builder::new()
             .name("9p-accept".to_owned())
-            .spawn(move || accept(&listener, &theirs, &stop))
+            .spawn(move || {
+                while let Ok((stream, _)) = listener.accept() {
+                    if ended.load(Ordering::SeqCst) {
+                        return;
+                    }
+                    let (server, serve) = (Arc::clone(&server), Arc::clone(&serve));
+                    // Without a thread the connection is closed; the guest's mount fails then.
+                    let _ = thread::Builder::new()
+                        .name("9p".to_owned())
+                        .spawn(move || serve(&server, stream));
+                }
+            })
             .map_err(failed)?;
-        Ok(Self { server, path, ended })
+        self.paths.push(path);
+        Ok(())
     }
 
     pub(super) fn add(&self, share: &Share) -> Result<()> {
@@ -61,18 +94,6 @@ impl Shares {
     }
 }
 
-fn accept(listener: &UnixListener, server: &Arc<Server>, ended: &AtomicBool) {
-    while let Ok((stream, _)) = listener.accept() {
-        if ended.load(Ordering::SeqCst) {
-            return;
-        }
-        let server = Arc::clone(server);
-        // Without a thread the connection is closed; the guest's mount fails then. One that ends badly concerns the
-        // guest alone.
-        let _ = thread::Builder::new().name("9p".to_owned()).spawn(move || server.serve(stream));
-    }
-}
-
 fn of_server(error: crate::plan9::Error) -> Error {
     let kind = match error.kind() {
         std::io::ErrorKind::NotFound => ErrorKind::NotFound,
@@ -82,4 +103,9 @@ fn of_server(error: crate::plan9::Error) -> Error {
         _ => ErrorKind::Io,
     };
     Error::caused(kind, error.to_string(), error)
+}
+
+/// The name of a channel, by which the guest finds it.
+pub(super) fn tag(channel: u8) -> String {
+    format!("plywood{channel}")
 }

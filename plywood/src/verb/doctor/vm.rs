@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bridge::Deadline;
 use uvm::Vm as _;
 use uvm::kit::Kit;
-use uvm::qemu::{Accelerator, Config, Programs, Qemu};
+use uvm::qemu::{Accelerator, Config, Programs, Qemu, has_channels};
 
 use super::{Check, State};
 use crate::cli::DoctorArgs;
@@ -32,6 +32,7 @@ pub(super) fn checks(args: &DoctorArgs, host: &Host) -> Vec<Check> {
             "connects virtual machines with this host",
             "--isolation vm does not work; cargo install --locked --version 0.3.0 vhost-device-vsock",
         ),
+        shares(&programs.qemu),
         Check {
             name: "vm kit".to_owned(),
             state: if kit.is_ok() { State::Ok } else { State::Note },
@@ -72,6 +73,25 @@ fn program(name: &str, program: &Path, with: &str, without: &str) -> Check {
     };
     let consequence = if state == State::Ok { with } else { without };
     Check { name: name.to_owned(), state, evidence, consequence: consequence.to_owned() }
+}
+
+/// By which device guests mount what is bound into containers.
+fn shares(qemu: &Path) -> Check {
+    let channels = has_channels(qemu);
+    Check {
+        name: "vm shares".to_owned(),
+        state: if channels { State::Ok } else { State::Note },
+        evidence: match channels {
+            true => "QEMU has vhost-user-test-device-pci",
+            false => "QEMU has no vhost-user-test-device-pci, which comes with 10.2",
+        }
+        .to_owned(),
+        consequence: match channels {
+            true => "virtual machines mount shares by virtio-9p devices of ours, the ninth and those after it over vsock",
+            false => "virtual machines mount shares over vsock, which is slower",
+        }
+        .to_owned(),
+    }
 }
 
 /// The device is not opened: that it can be opened says nothing about kernels surviving in it.
