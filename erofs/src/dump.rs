@@ -164,7 +164,10 @@ fn write_data<R: ReadAt>(
     view: &InodeView,
     out: &mut dyn io::Write,
 ) -> io::Result<()> {
-    write!(out, " size={} layout={}", view.size, view.layout)?;
+    match view.is_packed() {
+        true => write!(out, " size={} layout=packed", view.size)?,
+        false => write!(out, " size={} layout={}", view.size, view.layout)?,
+    }
     for (index, extent) in image.extents(view).enumerate() {
         write!(out, "{}", if index == 0 { " data=" } else { "," })?;
         if index == MAX_EXTENTS {

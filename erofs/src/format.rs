@@ -250,6 +250,11 @@ impl fmt::Display for DataLayout {
     }
 }
 
+/// In the 8 bytes behind the head of an inode of layout [`DataLayout::CompressedFull`] or
+/// [`DataLayout::CompressedCompact`], which begin at a multiple of 8: the whole file is in the packed inode, from the
+/// offset in the other 63 bits on. With [`Incompat::FRAGMENTS`].
+pub const IN_PACKED: u64 = 1 << 63;
+
 /// Chunk format (in `u`): log2 of chunk size over block size.
 pub const CHUNK_BITS_MASK: u32 = 0x1F;
 /// Chunk format: 8-byte indexes instead of a 4-byte block map.

@@ -292,6 +292,8 @@ impl<R: ReadAt> Merger<'_, R> {
             return Ok(FileData::Bytes(Box::default()));
         }
         match view.layout {
+            // Its bytes may begin anywhere in a block.
+            _ if view.is_packed() => self.copy(image, view),
             DataLayout::ChunkBased => self.chunks(layer, view),
             DataLayout::FlatInline => {
                 let tail_size = size % image.block_size();

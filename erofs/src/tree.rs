@@ -96,6 +96,14 @@ pub enum FileData {
         /// The last `size mod block size` bytes, not empty.
         tail: Box<[u8]>,
     },
+    /// Bytes of the [packed file](Tree::packed), from any offset on: EROFS's way to many small files in few blocks.
+    /// Needs Linux 6.1, and 6.8 with blocks of 512 bytes.
+    Packed {
+        /// Offset of the first byte in the packed file.
+        offset: u64,
+        /// Length in bytes, not 0.
+        size: u64,
+    },
 }
 
 impl FileData {
@@ -105,7 +113,8 @@ impl FileData {
             Self::Bytes(bytes) => bytes.len() as u64,
             Self::Extent { size, .. }
             | Self::Chunks { size, .. }
-            | Self::ExtentAndTail { size, .. } => *size,
+            | Self::ExtentAndTail { size, .. }
+            | Self::Packed { size, .. } => *size,
         }
     }
 }
@@ -198,6 +207,7 @@ impl Inode {
 #[derive(Debug, Clone)]
 pub struct Tree {
     inodes: Vec<Inode>,
+    packed: Option<InodeId>,
 }
 
 impl Default for Tree {
@@ -212,7 +222,7 @@ impl Tree {
 
     /// A tree with an empty root directory.
     pub fn new() -> Self {
-        Self { inodes: vec![Inode::directory()] }
+        Self { inodes: vec![Inode::directory()], packed: None }
     }
 
     /// Adds an inode that nothing names yet.
@@ -223,6 +233,16 @@ impl Tree {
         let id = u32::try_from(self.inodes.len()).expect("fewer than 2^32 inodes in a tree");
         self.inodes.push(inode);
         InodeId(id)
+    }
+
+    /// The packed file, a regular file without a name: [`FileData::Packed`] is in it.
+    pub fn packed(&self) -> Option<InodeId> {
+        self.packed
+    }
+
+    /// Sets the packed file. Its data must be in blocks or chunks, of any device.
+    pub fn set_packed(&mut self, file: InodeId) {
+        self.packed = Some(file);
     }
 
     /// Number of inodes in the arena, reachable or not.

@@ -34,7 +34,7 @@ pub use sink::{SeekSink, Sink};
 pub struct ImageSummary {
     /// Length of the image in bytes, a multiple of 4096.
     pub length: u64,
-    /// Inodes written: those that a name reaches.
+    /// Inodes written: those that a name reaches, and the packed file's.
     pub inodes: u64,
     /// How many of them have the short form.
     pub compact_inodes: u64,
@@ -159,7 +159,8 @@ impl<S: Sink> ImageWriter<S> {
         };
         let metadata = emit::Metadata { tree, census: &census, xattrs: &xattrs, layout: &layout };
         metadata.write(&mut output)?;
-        let header = emit::header(&self.options, &layout, &xattrs, summary.inodes, uuid);
+        let packed = tree.packed();
+        let header = emit::header(&self.options, &layout, &xattrs, packed, summary.inodes, uuid);
         Ok((output.finish(&header)?, summary))
     }
 

@@ -80,6 +80,9 @@ impl<R: ReadAt> Checker<'_, R> {
             return;
         }
         match inode.layout {
+            _ if inode.is_packed() => {
+                self.regions.metadata(inode.map_header(), 8, Some(inode.nid));
+            }
             DataLayout::FlatInline if inode.size > 0 => match self.image.tail_position(inode) {
                 Ok(position) => {
                     let tail = inode.size % self.image.block_size();

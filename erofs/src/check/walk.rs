@@ -1,7 +1,7 @@
 //! The walk over all directories.
 
 use super::{Checker, Code, Links, Place};
-use crate::format::FileType;
+use crate::format::{FileType, Incompat};
 use crate::reader::{entry_type, parse_block};
 use crate::trail::Trail;
 use crate::{ErrorKind, ExtentSource, InodeView, Nid, ReadAt};
@@ -59,12 +59,31 @@ impl<R: ReadAt> Checker<'_, R> {
             self.directory(&directory, &mut pending);
         }
         self.link_counts();
+        self.packed_inode();
 
         let stored = self.image.superblock().inos.get();
         let found = self.report.counts.inodes;
         if stored != found {
-            let message = format!("the superblock counts {stored} inodes, names lead to {found}");
+            let message = format!("the superblock counts {stored} inodes, found are {found}");
             self.find(Code::InodeCount, Place::default(), message);
+        }
+    }
+
+    /// The packed inode has no name. One with compressed data holds compressed files only, which are not checked either.
+    fn packed_inode(&mut self) {
+        let nid = Nid(self.image.superblock().packed_nid.get());
+        if nid.0 == 0 || !self.image.incompat().contains(Incompat::FRAGMENTS) {
+            return;
+        }
+        match self.image.packed_inode() {
+            Ok(view) => {
+                let place = Place { offset: Some(view.position), nid: Some(nid), trail: None };
+                self.inode(&view, place);
+            }
+            Err(error) => {
+                let place = Place { offset: error.offset(), nid: Some(nid), trail: None };
+                self.fail(Code::Inode, place, &error);
+            }
         }
     }
 

@@ -179,11 +179,37 @@ impl<R: ReadAt> Image<R> {
                 Ok(Some(Extent { offset, length: inode.size - offset, source }))
             }
             DataLayout::ChunkBased => self.chunk_extent(inode, offset, want).map(Some),
-            DataLayout::CompressedFull | DataLayout::CompressedCompact => Err(unsupported(
-                format!("compressed data (inode {} has layout {})", inode.nid, inode.layout as u16),
-            )
-            .at(inode.position)),
+            DataLayout::CompressedFull | DataLayout::CompressedCompact => match inode.packed {
+                Some(start) => self.packed_extent(inode, start, offset, want).map(Some),
+                None => {
+                    let layout = inode.layout as u16;
+                    let what = format!("compressed data (inode {} has layout {layout})", inode.nid);
+                    Err(unsupported(what).at(inode.position))
+                }
+            },
         }
+    }
+
+    /// A piece of a file that is in the packed inode from `start` on.
+    fn packed_extent(
+        &self,
+        inode: &InodeView,
+        start: u64,
+        offset: u64,
+        want: u64,
+    ) -> Result<Extent> {
+        let packed = self.packed_inode()?;
+        let outside = || {
+            let what = format!("inode {} is past the end of the packed inode", inode.nid);
+            Error::corrupt(inode.map_header(), what)
+        };
+        if start.checked_add(inode.size).is_none_or(|end| end > packed.size) {
+            return Err(outside());
+        }
+        let left = inode.size - offset;
+        let found = self.extent_at(&packed, start + offset, want.min(left))?;
+        let found = found.ok_or_else(outside)?;
+        Ok(Extent { offset, length: found.length.min(left), source: found.source })
     }
 
     /// Where the inline tail begins. It must fit into the block in which it begins.

@@ -2,9 +2,12 @@
 
 use std::fmt;
 
-use crate::format::{CompactInode, DataLayout, ExtendedInode, FileType, NULL_BLOCK, SLOT};
+use crate::format::{
+    CompactInode, DataLayout, ExtendedInode, FileType, IN_PACKED, Incompat, NULL_BLOCK, SLOT,
+};
 use crate::reader::unsupported;
 use crate::{DeviceNumber, Error, Image, ReadAt, Result, Timestamp};
+use zerocopy::little_endian::U64;
 
 /// Number of an inode: its position in 32-byte slots behind the start of the metadata.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,6 +53,8 @@ pub struct InodeView {
     pub(crate) start: Option<u64>,
     /// The field that holds start block, chunk format or device number.
     pub(crate) u: u32,
+    /// Where the file begins in the packed inode, if it is there.
+    pub(crate) packed: Option<u64>,
     /// Nanoseconds as stored.
     pub(crate) raw_nanoseconds: u32,
     /// Whether `i_format` bit 4 is set: no `.` in a directory, one link otherwise.
@@ -72,6 +77,20 @@ impl InodeView {
 
     /// Whether the data is compressed, which this crate does not read.
     pub fn is_compressed(&self) -> bool {
+        self.packed.is_none() && self.has_compressed_layout()
+    }
+
+    /// Whether the whole file is a piece of the image's packed inode.
+    pub fn is_packed(&self) -> bool {
+        self.packed.is_some()
+    }
+
+    /// Where the offset in the packed inode is, or the header of compressed data.
+    pub(crate) fn map_header(&self) -> u64 {
+        self.head_end().next_multiple_of(size_of::<u64>() as u64)
+    }
+
+    fn has_compressed_layout(&self) -> bool {
         matches!(self.layout, DataLayout::CompressedFull | DataLayout::CompressedCompact)
     }
 
@@ -228,7 +247,7 @@ impl<R: ReadAt> Image<R> {
         let nowhere = raw.u == NULL_BLOCK && (!has_high || raw.start_high == 0xFFFF);
         let start = u64::from(raw.u) | (u64::from(raw.start_high) << 32);
         let is_device = matches!(file_type, FileType::CharDevice | FileType::BlockDevice);
-        Ok(InodeView {
+        let mut view = InodeView {
             nid,
             file_type,
             permissions: raw.mode & 0o7777,
@@ -244,10 +263,30 @@ impl<R: ReadAt> Image<R> {
             xattr_size,
             start: (!nowhere).then_some(start),
             u: raw.u,
+            packed: None,
             raw_nanoseconds: raw.nanoseconds,
             bit4,
             wide_fields: raw.wide_fields,
-        })
+        };
+        if view.has_compressed_layout()
+            && file_type == FileType::Regular
+            && self.incompat().contains(Incompat::FRAGMENTS)
+            && let Ok(header) = self.primary.read_struct::<U64>(view.map_header())
+            && header.get() & IN_PACKED != 0
+        {
+            view.packed = Some(header.get() ^ IN_PACKED);
+        }
+        Ok(view)
+    }
+
+    /// The inode that holds the data of packed files.
+    pub(crate) fn packed_inode(&self) -> Result<InodeView> {
+        let nid = Nid(self.superblock.packed_nid.get());
+        let view = self.inode(nid)?;
+        match view.file_type {
+            FileType::Regular if view.packed.is_none() => Ok(view),
+            _ => Err(Error::corrupt(view.position, format!("inode {nid} cannot hold other files"))),
+        }
     }
 }
 

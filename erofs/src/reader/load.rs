@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::unsupported;
-use crate::format::{DataLayout, FileType};
+use crate::format::{DataLayout, FileType, Incompat};
 use crate::trail::Trail;
 use crate::{
     BlockAddress, Content, Error, ErrorKind, FileData, Image, Inode, InodeId, InodeView, Nid,
@@ -72,6 +72,15 @@ impl<R: ReadAt> Image<R> {
         }
         let mut ids = HashMap::from([(root.nid, Tree::ROOT)]);
         tree[Tree::ROOT] = self.load_inode(&root, &mut budget)?;
+        if self.incompat().contains(Incompat::FRAGMENTS)
+            && self.superblock().packed_nid.get() != 0
+            && let packed = self.packed_inode()?
+            && !packed.is_compressed()
+        {
+            let packed = self.load_inode(&packed, &mut budget)?;
+            let packed = tree.add(packed);
+            tree.set_packed(packed);
+        }
         let mut pending = vec![Pending { id: Tree::ROOT, view: root, trail: Trail::root() }];
         while let Some(Pending { id, view, trail }) = pending.pop() {
             let mut entries = BTreeMap::new();
@@ -155,6 +164,12 @@ impl<R: ReadAt> Image<R> {
         };
         if size == 0 && !view.is_compressed() {
             return Ok(FileData::Bytes(Box::default()));
+        }
+        if let Some(offset) = view.packed {
+            if self.packed_inode()?.is_compressed() {
+                return Err(unsupported("compressed data in the packed inode").at(view.position));
+            }
+            return Ok(FileData::Packed { offset, size });
         }
         match view.layout {
             DataLayout::FlatPlain => match view.start {

@@ -39,6 +39,9 @@ impl Census {
         census.parents[Tree::ROOT.0 as usize] = Tree::ROOT.0;
         census.links[Tree::ROOT.0 as usize] = 2;
         census.order.push(Tree::ROOT);
+        if let Some(packed) = tree.packed() {
+            census.packed(tree, packed)?;
+        }
         let mut pending = vec![Tree::ROOT];
         let mut children = Vec::new();
         while let Some(dir) = pending.pop() {
@@ -46,6 +49,27 @@ impl Census {
             pending.extend(children.drain(..).rev());
         }
         Ok(census)
+    }
+
+    /// The packed file has no name, but an inode like any other.
+    fn packed(&mut self, tree: &Tree, id: InodeId) -> Result<()> {
+        let index = id.0 as usize;
+        let in_blocks = |data: &FileData| {
+            data.size() > 0 && matches!(data, FileData::Extent { .. } | FileData::Chunks { .. })
+        };
+        match (index < tree.len()).then(|| &tree[id].content) {
+            Some(Content::Regular(data)) if in_blocks(data) => {}
+            _ => {
+                return Err(Error::new(
+                    ErrorKind::Invalid,
+                    "the packed file has no data in blocks",
+                ));
+            }
+        }
+        self.links[index] = 1;
+        self.parents[index] = Tree::ROOT.0;
+        self.order.push(id);
+        Ok(())
     }
 
     fn visit(&mut self, tree: &Tree, dir: InodeId, children: &mut Vec<InodeId>) -> Result<()> {
@@ -60,6 +84,9 @@ impl Census {
             let index = id.0 as usize;
             if index >= tree.len() {
                 return Err(invalid(self, "names an inode that the tree does not hold"));
+            }
+            if tree.packed() == Some(id) {
+                return Err(invalid(self, "names the packed file"));
             }
             let first = self.parents[index] == UNSEEN;
             if tree[id].entries().is_some() {
@@ -108,8 +135,17 @@ impl Census {
         options: &WriterOptions,
         data: Range<u64>,
     ) -> Result<()> {
+        let packed = tree.packed().map_or(0, |id| match &tree[id].content {
+            Content::Regular(file) => file.size(),
+            _ => 0,
+        });
+        if options.long_xattr_prefixes && packed > 0 {
+            // Kernels before 6.17 look for the table in the packed file.
+            let what = "long xattr prefixes and a packed file exclude each other";
+            return Err(Error::new(ErrorKind::Invalid, what));
+        }
         for &id in &self.order {
-            check_inode(&tree[id], options, &data)
+            check_inode(&tree[id], options, &data, packed)
                 .map_err(|(kind, message)| self.error(tree, id, kind, &message))?;
         }
         Ok(())
@@ -146,7 +182,12 @@ fn invalid<T>(message: impl Into<String>) -> Result<T, Refusal> {
     Err((ErrorKind::Invalid, message.into()))
 }
 
-fn check_inode(inode: &Inode, options: &WriterOptions, data: &Range<u64>) -> Result<(), Refusal> {
+fn check_inode(
+    inode: &Inode,
+    options: &WriterOptions,
+    data: &Range<u64>,
+    packed: u64,
+) -> Result<(), Refusal> {
     if inode.permissions & !0o7777 != 0 {
         return invalid(format!("permissions {:#o} have bits beyond 07777", inode.permissions));
     }
@@ -155,7 +196,7 @@ fn check_inode(inode: &Inode, options: &WriterOptions, data: &Range<u64>) -> Res
     }
     check_xattrs(inode)?;
     match &inode.content {
-        Content::Regular(file) => check_data(file, options, data),
+        Content::Regular(file) => check_data(file, options, data, packed),
         Content::Symlink(target) => check_target(target),
         Content::CharDevice(number) | Content::BlockDevice(number) => check_device(*number),
         Content::Directory(_) | Content::Fifo | Content::Socket => Ok(()),
@@ -208,7 +249,12 @@ fn check_xattrs(inode: &Inode) -> Result<(), Refusal> {
     }
 }
 
-fn check_data(file: &FileData, options: &WriterOptions, data: &Range<u64>) -> Result<(), Refusal> {
+fn check_data(
+    file: &FileData,
+    options: &WriterOptions,
+    data: &Range<u64>,
+    packed: u64,
+) -> Result<(), Refusal> {
     let size = file.size();
     let block_size = options.block_size.bytes();
     if i64::try_from(size).is_err() {
@@ -216,6 +262,10 @@ fn check_data(file: &FileData, options: &WriterOptions, data: &Range<u64>) -> Re
     }
     match file {
         FileData::Bytes(_) => Ok(()),
+        FileData::Packed { offset, .. } => match offset.checked_add(size) {
+            Some(end) if end <= packed && size > 0 => Ok(()),
+            _ => invalid(format!("{size} bytes at {offset} of a packed file of {packed} bytes")),
+        },
         FileData::Extent { start, .. } => {
             check_run(*start, size.div_ceil(block_size), options, data)
         }

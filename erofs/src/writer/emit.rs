@@ -11,7 +11,7 @@ use super::{Sink, WriterOptions, directory, round_up};
 use crate::error::Result;
 use crate::format::{
     CHUNK_INDEXES, ChunkIndex, CompactInode, Compat, DEVICE_SLOT_SIZE, DEVICE_TABLE_OFFSET,
-    DataLayout, DeviceSlot, ExtendedInode, FileType, Incompat, MAGIC, NULL_BLOCK,
+    DataLayout, DeviceSlot, ExtendedInode, FileType, IN_PACKED, Incompat, MAGIC, NULL_BLOCK,
     SUPERBLOCK_OFFSET, SuperBlock, superblock_checksum, superblock_checksum_range,
 };
 use crate::tree::{BlockAddress, Content, FileData, Inode, InodeId, Tree};
@@ -159,6 +159,12 @@ impl Metadata<'_> {
                 let tail = &bytes[bytes.len() - usize::from(placed.tail)..];
                 pieces.bytes.extend_from_slice(tail);
             }
+            Content::Regular(FileData::Packed { offset, .. })
+                if placed.layout == DataLayout::CompressedFull =>
+            {
+                pieces.align(size_of::<u64>() as u64);
+                pieces.bytes.extend_from_slice(&(offset | IN_PACKED).to_le_bytes());
+            }
             Content::Regular(data) if placed.layout == DataLayout::ChunkBased => {
                 let indexes = placed.u & CHUNK_INDEXES != 0;
                 pieces.align(if indexes { size_of::<ChunkIndex>() as u64 } else { 4 });
@@ -259,6 +265,7 @@ pub(super) fn header(
     options: &WriterOptions,
     layout: &Layout,
     xattrs: &XattrPlan,
+    packed: Option<InodeId>,
     inodes: u64,
     uuid: [u8; 16],
 ) -> Vec<u8> {
@@ -268,6 +275,7 @@ pub(super) fn header(
     incompat.set(Incompat::CHUNKED_FILE, layout.has_chunks);
     incompat.set(Incompat::DEVICE_TABLE, !options.devices.is_empty());
     incompat.set(Incompat::XATTR_PREFIXES, xattrs.prefix_count() > 0);
+    incompat.set(Incompat::FRAGMENTS, packed.is_some());
     let mut volume_name = [0; 16];
     volume_name[..options.label.len()].copy_from_slice(options.label.as_bytes());
     let devices = u16::try_from(options.devices.len()).expect("options have been checked");
@@ -302,7 +310,7 @@ pub(super) fn header(
             0 => 0,
             _ => prefix_start.expect("the layout has checked the prefix table's position"),
         }),
-        packed_nid: U64::ZERO,
+        packed_nid: U64::new(packed.map_or(0, |id| layout.nid(id))),
         xattr_filter_reserved: 0,
         ishare_xattr_prefix_id: 0,
         reserved1: [0; 2],

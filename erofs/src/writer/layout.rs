@@ -167,6 +167,12 @@ impl Cursor {
                 self.next = table + count * entry;
                 at
             }
+            Place::Packed => {
+                placed.layout = DataLayout::CompressedFull;
+                let at = round_up(self.next, SLOT);
+                self.next = round_up(at + head, size_of::<u64>() as u64) + size_of::<u64>() as u64;
+                at
+            }
             Place::Link if head + shape.size <= self.block_size => {
                 // Kernels before 6.12 want inode, xattrs and target in one block.
                 placed.inline(shape.size);
@@ -290,6 +296,8 @@ enum Place {
     Tailed(u32),
     /// A chunk table.
     Chunks { format: u32, entry: u64, count: u64 },
+    /// An offset in the packed file.
+    Packed,
 }
 
 impl Shape {
@@ -316,6 +324,7 @@ impl Place {
         match data {
             _ if data.size() == 0 => Self::Fixed(0),
             FileData::Bytes(_) => Self::Own,
+            FileData::Packed { .. } => Self::Packed,
             FileData::ExtentAndTail { start, .. } => Self::Tailed(start.block),
             FileData::Extent { start: BlockAddress { device: 0, block }, .. } => {
                 Self::Fixed(*block)

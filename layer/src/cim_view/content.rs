@@ -3,6 +3,7 @@
 use cimfs::{Image, ReadAt, RegionOffset, Segment, Segments, Stream};
 use erofs::{BlockAddress, BlockSize, FileData, ImageWriter, Sink};
 
+use super::packed::PackedFile;
 use super::tree::Failure;
 use super::{Error, ErrorKind, cim_error};
 
@@ -24,6 +25,7 @@ pub(super) struct Placer<'a, R, S: Sink> {
     image: &'a Image<R>,
     pub(super) writer: ImageWriter<S>,
     block_size: BlockSize,
+    pub(super) packed: Option<PackedFile>,
     window: Window,
     piece: Vec<u8>,
     pub(super) pointed: u64,
@@ -48,6 +50,8 @@ impl<'a, R: ReadAt, S: Sink> Placer<'a, R, S> {
             image,
             writer,
             block_size,
+            // With smaller blocks only Linux 6.8 and newer would read it.
+            packed: (block_size == BlockSize::B4096).then(|| PackedFile::new(image, block_size)),
             window: Window::default(),
             piece: Vec::new(),
             pointed: 0,
@@ -68,6 +72,14 @@ impl<'a, R: ReadAt, S: Sink> Placer<'a, R, S> {
             [Segment { source: None, .. }] => {
                 self.writer.begin_sparse_file(size, &[]).map_err(writing)?;
                 self.writer.end_file().map_err(writing)
+            }
+            [Segment { source: Some(source), .. }]
+                if size < self.block_size.bytes() && self.packed.is_some() =>
+            {
+                match self.pack(*source, size) {
+                    Some(data) => Ok(data),
+                    None => self.copy(&segments, size),
+                }
             }
             [Segment { source: Some(source), .. }] if size >= SMALLEST => {
                 match self.run(*source, size)? {
@@ -106,6 +118,14 @@ impl<'a, R: ReadAt, S: Sink> Placer<'a, R, S> {
         self.read(&mut tail, tail_source)?;
         self.pointed += whole;
         Ok(Some(FileData::ExtentAndTail { start, size, tail: tail.into() }))
+    }
+
+    /// A piece of the packed file.
+    fn pack(&mut self, source: RegionOffset, size: u64) -> Option<FileData> {
+        let length = self.image.region_length(source.region())?;
+        let data = self.packed.as_mut()?.place(source, size, length)?;
+        self.pointed += size;
+        Some(data)
     }
 
     /// A table for a stream in several pieces, if every piece begins with a block.

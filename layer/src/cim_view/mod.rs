@@ -18,6 +18,7 @@ mod appearance;
 mod cache;
 mod content;
 mod name;
+mod packed;
 mod reparse;
 mod tree;
 
@@ -35,7 +36,7 @@ pub use cache::{CimView, view_of};
 pub use name::name_units;
 
 /// Changes with everything that changes the bytes of a view.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// Longest alternate stream that is an extended attribute too.
 pub const MAXIMAL_STREAM: u64 = 65_535;
 

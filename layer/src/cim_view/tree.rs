@@ -65,7 +65,10 @@ pub(super) fn write<R: ReadAt, S: Sink>(
         })?;
     }
     let (pointed, copied) = (builder.placer.pointed, builder.placer.copied);
-    let Builder { tree, placer, .. } = builder;
+    let Builder { mut tree, mut placer, .. } = builder;
+    if let Some(packed) = placer.packed.take() {
+        packed.finish(&mut tree);
+    }
     let (sink, image) = placer.writer.finish(&tree, uuid).map_err(writing)?;
     // Freeing millions of pieces takes as long as making the file durable, which comes next.
     std::thread::spawn(move || drop(tree));

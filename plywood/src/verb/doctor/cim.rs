@@ -16,7 +16,8 @@ use super::{Check, State};
 pub(super) fn checks(directory: &Path) -> Vec<Check> {
     let root = rustix::process::geteuid().is_root();
     let erofs = match root {
-        true => by_kernel(directory).map(|()| "read a file of 512-byte blocks from a device file"),
+        true => by_kernel(directory)
+            .map(|()| "read files of 512-byte blocks and packed files from device files"),
         false => Err(anyhow::anyhow!("mounting by the kernel takes root")),
     };
     let fuse = by_fuse(root);
@@ -56,9 +57,27 @@ impl Drop for Place {
     }
 }
 
-/// Mounts an image whose only file is on a device, as a view's are, and reads it.
+const TEXT: &[u8] = b"plywood";
+
+/// Mounts images whose only file is on a device, as a view's are, and reads it.
 fn by_kernel(directory: &Path) -> Result<()> {
-    const TEXT: &[u8] = b"plywood";
+    let size = TEXT.len() as u64;
+    let start = BlockAddress { device: 1, block: 0 };
+    let data = FileData::Extent { start, size };
+    mount_and_read(directory, Tree::new(), data, BlockSize::B512)?;
+    let mut tree = Tree::new();
+    let content = Content::Regular(FileData::Extent { start, size: 4096 });
+    let packed = tree.add(Inode { content, permissions: 0o400, ..Inode::directory() });
+    tree.set_packed(packed);
+    mount_and_read(directory, tree, FileData::Packed { offset: 0, size }, BlockSize::B4096)
+}
+
+fn mount_and_read(
+    directory: &Path,
+    mut tree: Tree,
+    data: FileData,
+    block_size: BlockSize,
+) -> Result<()> {
     let place = Place(directory.join(format!(".probe-cim-{}", std::process::id())));
     // Left by a killed process of the same number.
     let _ = std::fs::remove_dir_all(&place.0);
@@ -68,15 +87,14 @@ fn by_kernel(directory: &Path) -> Result<()> {
     block.resize(4096, 0);
     std::fs::write(&device, block)?;
     std::fs::create_dir(&target)?;
-    let start = BlockAddress { device: 1, block: 0 };
-    let mut tree = Tree::new();
-    let content = Content::Regular(FileData::Extent { start, size: TEXT.len() as u64 });
+    let content = Content::Regular(data);
     let file = tree.add(Inode { content, permissions: 0o444, ..Inode::directory() });
     if let Some(entries) = tree[Tree::ROOT].entries_mut() {
         entries.insert((*b"file").into(), file);
     }
-    let devices = vec![DeviceInfo { tag: Vec::new(), blocks: 8 }];
-    let options = WriterOptions { block_size: BlockSize::B512, devices, ..Default::default() };
+    let blocks = 4096 >> block_size.bits();
+    let devices = vec![DeviceInfo { tag: Vec::new(), blocks }];
+    let options = WriterOptions { block_size, devices, ..Default::default() };
     let sink = SeekSink::new(File::create(&image)?);
     ImageWriter::new(sink, options)?.finish(&tree, [1; 16])?;
     mount_image(&image, &[device], &target, Backing::Auto)?;
