@@ -1,5 +1,5 @@
-//! Containers in a virtual machine, from the command line: needs root, QEMU, vhost-device-vsock, the kit that
-//! `cargo xtask vm-kit` makes, and busybox-static. One machine for all.
+//! Containers in a virtual machine, from the command line: needs root, vhost-device-vsock, the kit and QEMU that
+//! `cargo xtask vm-kit` makes and fetches, and busybox-static. One machine for all.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 

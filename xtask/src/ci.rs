@@ -8,7 +8,7 @@ use crate::fuzzing::Build;
 use crate::packages::{self, Purpose};
 use crate::program::{self, cargo};
 use crate::stages::Stages;
-use crate::{check_windows, containerd, fuzzing, vm_kit, workspace};
+use crate::{check_windows, containerd, emulator, fuzzing, vm_kit, workspace};
 
 /// Options of `cargo xtask test`.
 #[derive(Args)]
@@ -60,7 +60,9 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<()> {
     stages.run("vm tests", || {
         packages::require_file_system_judges()?;
         let test = ["test", "--workspace", "--no-fail-fast", "--tests", "--", "vm_"];
-        program::run_tests(cargo(test).env(KIT_VARIABLE, vm_kit::directory()))
+        let mut cargo = cargo(test);
+        cargo.env(KIT_VARIABLE, vm_kit::directory()).env("PATH", emulator::search_path());
+        program::run_tests(&mut cargo)
     });
     if !arguments.quick {
         containerd::stages(&mut stages);

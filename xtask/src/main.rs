@@ -11,6 +11,7 @@ mod containerd;
 mod coverage;
 mod deb;
 mod demo;
+mod emulator;
 mod fuzzing;
 mod layer_tar;
 mod moments;

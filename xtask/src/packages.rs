@@ -125,7 +125,9 @@ const WINDOWS: &[&str] = &["libhivex-bin"];
 
 /// The machine, and what its guest is given: programs for scratches and containers, unpackers of Debian's kernel package.
 const VM: &[&str] = &[
-    "qemu-system-x86",
+    // QEMU itself is fetched, not installed.
+    "mmdebstrap",
+    "debian-archive-keyring",
     "ca-certificates",
     "dpkg",
     "e2fsprogs",

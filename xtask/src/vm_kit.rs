@@ -1,6 +1,6 @@
 //! `cargo xtask vm-kit`: the kernel and initramfs that virtual machines boot.
 //!
-//! The kernel is Debian's generic one from bookworm-backports (the one for clouds lacks 9p), downloaded and unpacked,
+//! The QEMU that they boot in comes with it ([`emulator`]). The kernel is Debian's generic one from bookworm-backports (the one for clouds lacks 9p), downloaded and unpacked,
 //! never installed. It is kept until its package changes its name.
 
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use uvm::kit::{GUEST_PROGRAMS, Kit, KitSources};
 
 use crate::packages::{self, Purpose};
 use crate::private_apt::PrivateApt;
-use crate::{program, workspace};
+use crate::{emulator, program, workspace};
 
 const SUITE: &str = "bookworm-backports";
 /// A package without content that depends on the newest kernel's.
@@ -27,6 +27,7 @@ pub(crate) fn directory() -> PathBuf {
 pub(crate) fn make() -> Result<Kit> {
     packages::set_up(Purpose::Vm)?;
     packages::require_vsock_device()?;
+    emulator::make()?;
     let kernel = kernel()?;
     let guest = guest()?;
     let sources = KitSources {
@@ -86,15 +87,6 @@ fn one(directory: &Path, prefix: &str) -> Result<PathBuf> {
         }
     }
     bail!("there is no {prefix}* in {}", directory.display())
-}
-
-/// A module of the kit's kernel that the guest has not, unpacked; `name` is its path below `kernel`.
-pub(crate) fn module(name: &str) -> Result<Vec<u8>> {
-    let packed = kernel()?.modules.join("kernel").join(format!("{name}.xz"));
-    let output = Command::new("xz").arg("-dc").arg("--").arg(&packed).output();
-    let output = output.context("cannot start xz (package xz-utils)")?;
-    ensure!(output.status.success(), "cannot unpack {}", packed.display());
-    Ok(output.stdout)
 }
 
 /// `plywood-guest`, which is PID 1 of a system without a loader for it, built.

@@ -14,6 +14,9 @@ use uvm::kit::Kit;
 use uvm::qemu::{Config, Qemu};
 use uvm::{Deadline, Machine, ScsiDisk, ScsiGuard, ScsiKind, ScsiMount};
 
+/// Of the shared machine.
+pub(crate) const CHANNELS: u8 = 2;
+
 pub(crate) fn soon() -> Deadline {
     Deadline::after(Duration::from_secs(60))
 }
@@ -80,7 +83,8 @@ pub(crate) fn shared() -> (&'static Own, MutexGuard<'static, ()>) {
         // in it is the next machine's to clean.
         let run = Path::new(env!("CARGO_TARGET_TMPDIR")).join("vm");
         let _ = std::fs::remove_dir_all(run.join("tools"));
-        boot_in(&run, None, |config| config.pmem_devices = 4)
+        // Fewer channels than some tests have shares, so that those at the end take the other way.
+        boot_in(&run, None, |config| (config.pmem_devices, config.share_channels) = (4, CHANNELS))
     });
     (own, turn)
 }

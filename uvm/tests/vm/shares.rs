@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use uvm::{ShareGuard, ShareRequest};
 
-use crate::bench::{Own, shared, soon};
+use crate::bench::{CHANNELS, Own, shared, soon};
 
 /// Shares a directory with the guest.
 fn share(
@@ -58,6 +58,54 @@ fn root(programs: &[&str]) -> tempfile::TempDir {
         fs::copy(Path::new("/etc").join(file), root.path().join("etc").join(file)).unwrap();
     }
     root
+}
+
+fn md5sum(path: &Path) -> String {
+    let output = Command::new("md5sum").arg(path).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().split(' ').next().unwrap().to_owned()
+}
+
+/// It takes a QEMU that has the device, as `cargo xtask vm-kit` unpacks it.
+#[test]
+fn vm_shares_take_the_channels_and_then_vsock() {
+    let (own, _turn) = shared();
+    let host = tempfile::tempdir().unwrap();
+    let text = "a line of text\n".repeat(100_000);
+    fs::write(host.path().join("text"), &text).unwrap();
+    let place = |number: u8| format!("/run/mounts/channel{number}");
+    let transport = |number| {
+        let mounts = own.shell(&format!("grep ' {} ' /proc/mounts", place(number)));
+        let option = mounts.split([' ', ',']).find(|word| word.starts_with("trans="));
+        option.unwrap_or(&mounts).to_owned()
+    };
+    let mut guards: Vec<_> = (0..=CHANNELS)
+        .map(|number| {
+            share(own, host.path(), &place(number), |request| request.read_only = number == 0)
+        })
+        .collect();
+    for number in 0..=CHANNELS {
+        let expected = if number < CHANNELS { "trans=virtio" } else { "trans=fd" };
+        assert_eq!(transport(number), expected, "share {number}");
+        let script = format!("cd {}; md5sum text; ls; cp text copy{number}", place(number));
+        let (said, code) = own.try_shell(&script);
+        let sum = format!("{}  text\n", md5sum(&host.path().join("text")));
+        assert!(said.starts_with(&sum) && (code == 0) == (number > 0), "{code}: {said}");
+    }
+    for number in 1..=CHANNELS {
+        assert_eq!(fs::read_to_string(host.path().join(format!("copy{number}"))).unwrap(), text);
+    }
+    // A channel is free for another share when the one that had it is gone.
+    guards.remove(0).release().unwrap();
+    let (first, again) = (place(0), share(own, host.path(), &place(9), |_| {}));
+    assert_eq!(transport(9), "trans=virtio");
+    assert!(own.try_shell(&format!("cat {first}/text")).1 != 0);
+    // What was removed on the host while the guest has it open is still the guest's.
+    own.shell(&format!(
+        "cd {}; exec 3<>copy9; echo one >&3; rm copy9; echo two >&3; [ ! -e copy9 ]",
+        place(9)
+    ));
+    again.release().unwrap();
+    guards.into_iter().for_each(|guard| guard.release().unwrap());
 }
 
 /// What of the suite runs here: every call on regular files, and what is about users, times and lengths. All of it takes two

@@ -11,7 +11,7 @@ use super::measure::{Contender, Series, empty, silently, take_turns};
 use super::private::Measured;
 use super::report::Row;
 use super::{Bench, remove};
-use crate::{program, vm_kit, workspace};
+use crate::{emulator, program, vm_kit, workspace};
 
 const IMAGE: &str = "bench:1";
 /// The name of the machine that others join.
@@ -24,13 +24,11 @@ pub(super) fn rows(bench: &Bench) -> Result<Vec<Row>> {
     vm_kit::make()?;
     let directory = workspace::target().join("bench/machine");
     empty(&directory)?;
-    let module = directory.join("9pnet_virtio.ko");
-    std::fs::write(&module, vm_kit::module("net/9p/9pnet_virtio.ko")?)
-        .with_context(|| format!("cannot write {}", module.display()))?;
     let work = directory.join("work");
     empty(&work)?;
     let mut probe = Command::new(bench.probe.with_file_name("plywood-machine-probe"));
-    probe.arg(vm_kit::directory()).arg(&module).arg(&work).arg(bench.runs.to_string());
+    probe.arg(vm_kit::directory()).arg(&work).arg(bench.runs.to_string());
+    probe.env("PATH", emulator::search_path());
     let answer = program::output(&mut probe)?;
     let measured =
         Measured(serde_json::from_str(&answer).context("the probe's result is no JSON")?);
@@ -164,7 +162,7 @@ pub(super) fn warm(bench: &Bench) -> Result<Vec<Row>> {
 fn run(bench: &Bench, options: &[&str], command: &[&str]) -> Command {
     let mut run = bench.plywood(&["run", "-i"]);
     run.args(options).args([IMAGE, "--"]).args(command);
-    run.env(uvm::kit::KIT_VARIABLE, vm_kit::directory());
+    run.env(uvm::kit::KIT_VARIABLE, vm_kit::directory()).env("PATH", emulator::search_path());
     run
 }
 

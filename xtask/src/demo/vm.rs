@@ -14,7 +14,7 @@ use super::session::{Session, heading};
 use super::traces::{Traces, unmount_below};
 use super::{REFERENCE, image};
 use crate::packages::{self, Purpose};
-use crate::{program, vm_kit, workspace};
+use crate::{emulator, program, vm_kit, workspace};
 
 pub(super) fn demo(plywood: Option<&Path>) -> Result<()> {
     packages::set_up(Purpose::Demo)?;
@@ -38,6 +38,7 @@ pub(super) fn demo(plywood: Option<&Path>) -> Result<()> {
     let before = Traces::below(&directory)?;
     let mut session = Session::new(program, &directory);
     session.set(KIT_VARIABLE, vm_kit::directory());
+    session.set("PATH", emulator::search_path().into());
     let archive = image.archive.to_str().context("the image's path is not UTF-8")?.to_owned();
     session.plywood(&["image", "import", "--ref", REFERENCE, &archive])?;
     let mut demo = Demo { session, directory };

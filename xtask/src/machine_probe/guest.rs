@@ -39,15 +39,13 @@ pub(crate) struct Process<'a> {
 }
 
 impl Guest {
-    pub(crate) fn boot(config: Config, peer: &Path, module: &Path, work: &Path) -> Result<Self> {
+    pub(crate) fn boot(config: Config, peer: &Path, work: &Path) -> Result<Self> {
         let run = config.run.clone();
         let vm = Arc::new(Qemu::boot(config, &Deadline::never(), &mut |_| {})?);
         let (machine, _) = Machine::open(vm.clone(), &run)?;
         let tree = work.join("tools");
         std::fs::create_dir(&tree).context("cannot make a directory")?;
-        for (from, name) in
-            [(Path::new("/bin/busybox"), "busybox"), (peer, "peer"), (module, "9pnet_virtio.ko")]
-        {
+        for (from, name) in [(Path::new("/bin/busybox"), "busybox"), (peer, "peer")] {
             std::fs::copy(from, tree.join(name))
                 .with_context(|| format!("cannot copy {}", from.display()))?;
         }

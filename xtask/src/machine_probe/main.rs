@@ -29,8 +29,6 @@ const LENGTH: usize = 64;
 struct Arguments {
     /// Of the machine
     kit: PathBuf,
-    /// `9pnet_virtio.ko` for the kit's kernel, unpacked
-    module: PathBuf,
     /// An empty directory
     work: PathBuf,
     /// Rounds
@@ -91,7 +89,7 @@ fn measure(arguments: &Arguments) -> Result<Value> {
     guest::with_virtio_9p(&qemu, &share)?;
     let mut config = Config::new(kit.clone(), work.join("machine"));
     config.programs.qemu = qemu;
-    let guest = Guest::boot(config, &peer, &arguments.module, work)?;
+    let guest = Guest::boot(config, &peer, work)?;
     let (attach, layers) = disks(&guest, work, arguments.runs)?;
     let (read, names) = shares(&guest, &share, arguments.runs)?;
     Ok(
@@ -195,7 +193,7 @@ fn shares(guest: &Guest, host: &Path, runs: usize) -> Result<(Value, Value)> {
     };
     let share = guest.machine.share(&request, &soon())?;
     guest.shell(
-        "insmod /tools/9pnet_virtio.ko && mkdir /run/theirs && \
+        "mkdir /run/theirs && \
          mount -t 9p -o trans=virtio,version=9p2000.L,msize=524288,cache=mmap theirs /run/theirs",
     )?;
     let number = |words: &[&str]| -> Result<f64> {
