@@ -1,7 +1,5 @@
 //! The second pass: a place for everything. After it, every address is known and nothing can be refused.
 
-use std::collections::HashMap;
-
 use super::census::Census;
 use super::directory::{self, DirectorySize};
 use super::xattr::{BODY_MAX, XattrPlan};
@@ -374,12 +372,11 @@ fn needs_extended(inode: &Inode, size: u64, links: u32, epoch: Timestamp) -> boo
 
 /// The time that most inodes have, the earliest of several: those inodes can be compact.
 fn most_frequent_time(tree: &Tree, census: &Census) -> Timestamp {
-    let mut counts: HashMap<Timestamp, u32> = HashMap::new();
-    for &id in &census.order {
-        *counts.entry(tree[id].mtime).or_default() += 1;
-    }
-    let best = counts.into_iter().max_by_key(|&(time, count)| (count, std::cmp::Reverse(time)));
-    best.map_or_else(Timestamp::default, |(time, _)| time)
+    let mut times: Vec<Timestamp> = census.order.iter().map(|&id| tree[id].mtime).collect();
+    times.sort_unstable();
+    let runs = times.chunk_by(|a, b| a == b);
+    // Of several the last is taken, so the earliest must come last.
+    runs.rev().max_by_key(|run| run.len()).map_or_else(Timestamp::default, |run| run[0])
 }
 
 /// Minor's low 8 bits, 12 bits of major, minor's high 12 bits.

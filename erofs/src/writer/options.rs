@@ -51,6 +51,9 @@ pub struct WriterOptions {
     pub devices: Vec<DeviceInfo>,
     /// Store frequent beginnings of xattr names once. Needs Linux 6.4.
     pub long_xattr_prefixes: bool,
+    /// Values of xattrs that several inodes have are one allocation: what is allocated for one inode alone is stored with it,
+    /// without a look for its like. Spares the time of that for millions of values.
+    pub distinct_xattrs: bool,
     /// Whether the superblock has a checksum. `None`: with 4096-byte blocks only, because libblkid 2.42
     /// and older erofs-utils compute it wrongly for 512 and then reject the image.
     pub checksum: Option<bool>,
@@ -64,6 +67,7 @@ impl Default for WriterOptions {
             inline_budget: 32 << 20,
             devices: Vec::new(),
             long_xattr_prefixes: false,
+            distinct_xattrs: false,
             checksum: None,
         }
     }

@@ -358,6 +358,31 @@ fn pairs_are_shared_from_the_third_use_on() {
 }
 
 #[test]
+fn distinct_values_are_shared_by_where_they_are() {
+    let value: std::sync::Arc<[u8]> = (*b"one allocation").into();
+    let mut tree = Tree::new();
+    for number in 0..3 {
+        let mut inode = regular(b"");
+        inode.set_xattr(b"user.alike", b"three allocations");
+        inode.xattrs.push(crate::Xattr { name: (*b"user.shared").into(), value: value.clone() });
+        add(&mut tree, Tree::ROOT, format!("{number}").as_bytes(), inode);
+    }
+    drop(value);
+    for (distinct_xattrs, shared) in [(false, 2), (true, 1)] {
+        let options = WriterOptions { distinct_xattrs, ..WriterOptions::default() };
+        let (bytes, summary) = write(&tree, options).unwrap();
+        assert_eq!(summary.shared_xattrs, shared);
+        let image = crate::Image::open(bytes).unwrap();
+        assert!(crate::check(&image).findings.is_empty());
+        let inode = image.resolve(b"2", false).unwrap();
+        let values: Vec<_> = image.xattrs(&inode).unwrap().into_iter().map(|x| x.value).collect();
+        assert_eq!(values.len(), 2);
+        assert!(values.contains(&(*b"three allocations").into()));
+        assert!(values.contains(&(*b"one allocation").into()));
+    }
+}
+
+#[test]
 fn epoch_is_the_most_frequent_time_and_the_earlier_of_two() {
     let mut tree = Tree::new();
     let time = |seconds| Timestamp { seconds, nanoseconds: 3 };

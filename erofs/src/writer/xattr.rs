@@ -34,6 +34,8 @@ pub(super) struct XattrPlan {
     /// Where in `places` the attributes of an inode begin, by position in the census's order.
     starts: Vec<u32>,
     shared_count: u64,
+    /// Whether all inodes have their attributes in the order of their names.
+    sorted: bool,
     prefixes: LongPrefixes,
     /// Bytes of the shared entries; an id counts 4-byte words in it.
     pub(super) table: Vec<u8>,
@@ -48,11 +50,18 @@ impl XattrPlan {
         position: u64,
     ) -> Self {
         let mut pairs = Pairs::default();
-        let mut plan = Self::default();
+        let mut plan = Self { sorted: true, ..Self::default() };
         plan.starts.reserve(census.order.len());
+        plan.places.reserve(census.order.len());
         for &id in &census.order {
             plan.starts.push(count(&plan.places));
-            plan.places.extend(by_name(&tree[id].xattrs).map(|xattr| pairs.number(xattr)));
+            let xattrs = &tree[id].xattrs;
+            plan.sorted &= is_by_name(xattrs);
+            let alone = |xattr: &Xattr| options.distinct_xattrs && !is_shared(xattr);
+            plan.places.extend(by_name(xattrs, plan.sorted).map(|xattr| match alone(xattr) {
+                true => INLINE,
+                false => pairs.number(xattr),
+            }));
         }
         // The prefix table's position is stored in 32 bits of 4 bytes; the table follows at most the
         // shared entries, for which half of that range is left.
@@ -78,7 +87,7 @@ impl XattrPlan {
             });
         }
         for place in &mut plan.places {
-            *place = ids[*place as usize];
+            *place = ids.get(*place as usize).copied().unwrap_or(INLINE);
         }
         // A body has room for so many ids; what is more stays inline.
         let ends = plan.starts.iter().skip(1).copied().chain([count(&plan.places)]);
@@ -112,7 +121,7 @@ impl XattrPlan {
         xattrs: &'x [Xattr],
     ) -> impl Iterator<Item = (&'x Xattr, u32)> {
         let places = &self.places[self.starts[position] as usize..][..xattrs.len()];
-        by_name(xattrs).zip(places.iter().copied())
+        by_name(xattrs, self.sorted).zip(places.iter().copied())
     }
 
     /// Length of an inode's body: 0 without attributes.
@@ -152,20 +161,47 @@ fn count(places: &[u32]) -> u32 {
 }
 
 /// Numbers for pairs of name and value, in the order in which they turn up.
-#[derive(Default)]
 struct Pairs<'t> {
     numbers: HashMap<Pair<'t>, u32, Keyed>,
     /// The same by address: most values that inodes have in common are in memory once.
     addresses: HashMap<(*const u8, *const u8), u32, Keyed>,
+    /// What was looked up in `addresses` last, by the low bits of the value's address: neighbours have much in common.
+    last: [Option<((*const u8, *const u8), u32)>; LAST],
     /// By number: the first of its kind, and how many there are.
     found: Vec<(&'t Xattr, u32)>,
+}
+
+/// Places of what was looked up last.
+const LAST: usize = 64;
+
+/// Whether more than one inode has the value in memory.
+fn is_shared(xattr: &Xattr) -> bool {
+    Arc::strong_count(&xattr.value) > 1
+}
+
+impl Default for Pairs<'_> {
+    fn default() -> Self {
+        Self {
+            numbers: HashMap::default(),
+            addresses: HashMap::default(),
+            last: [None; LAST],
+            found: Vec::new(),
+        }
+    }
 }
 
 impl<'t> Pairs<'t> {
     /// The number of a pair, counted once more.
     fn number(&mut self, xattr: &'t Xattr) -> u32 {
-        let is_shared = Arc::strong_count(&xattr.value) > 1;
+        let is_shared = is_shared(xattr);
         let address = (xattr.name.as_ptr(), xattr.value.as_ptr());
+        let place = (address.1.addr() >> 4) % LAST;
+        if let Some((_, number)) =
+            self.last[place].filter(|(last, _)| is_shared && *last == address)
+        {
+            self.found[number as usize].1 += 1;
+            return number;
+        }
         let known = if is_shared { self.addresses.get(&address).copied() } else { None };
         let number = known.unwrap_or_else(|| {
             let next = u32::try_from(self.found.len()).expect("fewer than 2^32 xattrs in memory");
@@ -178,15 +214,22 @@ impl<'t> Pairs<'t> {
             }
             number
         });
+        if is_shared {
+            self.last[place] = Some((address, number));
+        }
         self.found[number as usize].1 += 1;
         number
     }
 }
 
-/// Attributes in the order of their names, which is the order of everything stored: the order in memory
+fn is_by_name(xattrs: &[Xattr]) -> bool {
+    xattrs.is_sorted_by_key(|xattr| &xattr.name)
+}
+
+/// Attributes in the order of their names (`sorted`: they are known to be in it), which is the order of everything stored: the order in memory
 /// must not show in an image.
-fn by_name(xattrs: &[Xattr]) -> impl Iterator<Item = &Xattr> {
-    let sorted = (!xattrs.is_sorted_by_key(|xattr| &xattr.name)).then(|| {
+fn by_name(xattrs: &[Xattr], sorted: bool) -> impl Iterator<Item = &Xattr> {
+    let sorted = (!sorted && !is_by_name(xattrs)).then(|| {
         let mut sorted: Vec<_> = xattrs.iter().collect();
         sorted.sort_unstable_by_key(|xattr| &xattr.name);
         sorted

@@ -114,7 +114,7 @@ impl Recipe {
                 })
                 .collect(),
             long_xattr_prefixes: self.long_xattr_prefixes,
-            checksum: None,
+            ..WriterOptions::default()
         };
         let mut writer = ImageWriter::new(Vec::new(), options.clone()).unwrap();
         let mut tree = Tree::new();

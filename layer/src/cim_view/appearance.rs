@@ -65,6 +65,8 @@ pub struct Attributes {
     /// nearby.
     last: Vec<Option<(BlobKey, Arc<[u8]>)>>,
     flags: Option<(u32, Arc<[u8]>)>,
+    /// Times that were made last, by a few of their bits: files that were unpacked together have the same.
+    times: Vec<Option<Arc<[u8]>>>,
     /// Bytes taken for values.
     taken: u64,
 }
@@ -106,6 +108,7 @@ impl Default for Attributes {
             blobs: HashMap::new(),
             last: vec![None; LAST],
             flags: None,
+            times: vec![None; TIMES],
             taken: 0,
         }
     }
@@ -113,6 +116,8 @@ impl Default for Attributes {
 
 /// Places of what was taken last.
 const LAST: usize = 256;
+/// Places of times.
+const TIMES: usize = 4096;
 /// Longest name of an extended attribute.
 const NAME_MAX: usize = 255;
 /// Longest value of an extended attribute.
@@ -135,7 +140,7 @@ impl Attributes {
         kind: &FileKind,
     ) -> Result<Vec<Xattr>> {
         let link = matches!(kind, FileKind::Symlink(_));
-        let mut found = Vec::with_capacity(4);
+        let mut found = Vec::with_capacity(3);
         let entry = &file.entry;
         let attributes = file.attributes();
         let value = match &self.flags {
@@ -152,8 +157,8 @@ impl Attributes {
         if let Some(value) = self.blob(entry.security, 0, || image.security_descriptor(file))? {
             found.push(Xattr { name: names(self, |n| &n.security), value });
         }
-        self.taken += 64;
-        found.push(Xattr { name: names(self, |n| &n.times), value: times(file).into() });
+        let value = self.times(file);
+        found.push(Xattr { name: names(self, |n| &n.times), value });
         if let Some(value) = self.blob(entry.reparse, 0, || image.reparse_buffer(file))? {
             found.push(Xattr { name: names(self, |n| &n.reparse), value });
         }
@@ -171,6 +176,24 @@ impl Attributes {
         // As they are stored, which spares the writer the work.
         found.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Ok(found)
+    }
+
+    fn times(&mut self, file: &FileView) -> Arc<[u8]> {
+        let bytes = times(file);
+        let (words, _) = bytes.as_chunks::<8>();
+        let mixed = words.iter().fold(0_u64, |mixed, word| {
+            (mixed ^ u64::from_le_bytes(*word)).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29)
+        });
+        let place = &mut self.times[usize::try_from(mixed % TIMES as u64).unwrap_or(0)];
+        match place {
+            Some(known) if **known == bytes => known.clone(),
+            _ => {
+                self.taken += 64;
+                let value: Arc<[u8]> = bytes.into();
+                // A value that stays here alone costs the writer nothing.
+                place.insert(value.clone()).clone()
+            }
+        }
     }
 
     fn blob(

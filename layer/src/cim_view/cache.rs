@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use cimfs::{DirectorySet, Image, ReadAt};
-use erofs::SeekSink;
 use sha2::{Digest as _, Sha256};
 use zerocopy::IntoBytes as _;
 
 use super::ahead::{Ahead, AheadSet};
+use super::view_file::ViewFile;
 use super::{VERSION, ViewSummary, cim_error, write_cim_view};
 use crate::error::{Error, Result};
 use crate::layer_image::image_uuid;
@@ -66,7 +66,7 @@ pub fn view_of(image: &Path, cache: &Path, cancel: &Cancel) -> Result<CimView> {
     let sink = || {
         file.set_len(0)?;
         (&*file).rewind()?;
-        Ok(SeekSink::new(file))
+        ViewFile::new(file)
     };
     let (_, summary) = write_cim_view(&opened, uuid, sink, cancel)?;
     unfinished.finish(&path)?;

@@ -20,7 +20,9 @@ mod content;
 mod name;
 mod packed;
 mod reparse;
+mod seen;
 mod tree;
+mod view_file;
 
 use std::io;
 
@@ -98,8 +100,14 @@ fn writer<S: Sink>(
     block_size: BlockSize,
     devices: Vec<DeviceInfo>,
 ) -> Result<ImageWriter<S>> {
-    let options =
-        WriterOptions { block_size, devices, inline_budget: 256 << 20, ..WriterOptions::default() };
+    let options = WriterOptions {
+        block_size,
+        devices,
+        inline_budget: 256 << 20,
+        // Values are made by `Attributes`.
+        distinct_xattrs: true,
+        ..WriterOptions::default()
+    };
     ImageWriter::new(sink, options).map_err(|error| Error::erofs("cannot begin the view", error))
 }
 

@@ -1,6 +1,6 @@
 //! All names of an image, made into the tree of its view.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use cimfs::format::PATH_MAX;
 use cimfs::{FileId, FileView, Image, ReadAt};
@@ -9,6 +9,7 @@ use erofs::{BlockSize, Content, FileData, Inode, InodeId, Sink, Tree};
 use super::appearance::{Attributes, FileKind, file_kind, modified, permissions};
 use super::content::{Placer, writing};
 use super::name::fault;
+use super::seen::Seen;
 use super::{Error, ErrorKind, ViewSummary, cim_error, devices, writer};
 use crate::progress::Cancel;
 use crate::windows::encode_wtf8;
@@ -49,7 +50,7 @@ pub(super) fn write<R: ReadAt, S: Sink>(
         tree: Tree::new(),
         placer: Placer::new(image, writer, block_size),
         attributes: Attributes::default(),
-        ids: HashMap::new(),
+        ids: Seen::default(),
         directories: HashSet::new(),
         pending: Vec::new(),
         places: Vec::new(),
@@ -65,7 +66,9 @@ pub(super) fn write<R: ReadAt, S: Sink>(
         })?;
     }
     let (pointed, copied) = (builder.placer.pointed, builder.placer.copied);
-    let Builder { mut tree, mut placer, .. } = builder;
+    let Builder { mut tree, mut placer, attributes, .. } = builder;
+    // What no second file has must be in memory once when the writer looks.
+    drop(attributes);
     if let Some(packed) = placer.packed.take() {
         packed.finish(&mut tree);
     }
@@ -96,7 +99,7 @@ struct Builder<'a, R, S: Sink> {
     placer: Placer<'a, R, S>,
     attributes: Attributes,
     /// What is no directory, so that two names of one file stay that.
-    ids: HashMap<FileId, InodeId>,
+    ids: Seen,
     directories: HashSet<FileId>,
     pending: Vec<Pending>,
     places: Vec<Place>,
@@ -161,8 +164,8 @@ impl<R: ReadAt, S: Sink> Builder<'_, R, S> {
 
     /// What a name stands for.
     fn name(&mut self, id: FileId, name: &[u8], parent: u32, length: usize) -> Result<InodeId> {
-        if let Some(known) = self.ids.get(&id) {
-            return Ok(*known);
+        if let Some(known) = self.ids.get(id) {
+            return Ok(known);
         }
         let file = self.image.file(id).map_err(reading)?;
         let kind = file_kind(self.image, &file)?;

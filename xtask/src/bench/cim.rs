@@ -302,24 +302,40 @@ pub(super) fn open(bench: &Bench) -> Result<Row> {
 /// The EROFS view of an image of very many files.
 pub(super) fn view(bench: &Bench) -> Result<Row> {
     let many = &bench.many;
-    let mut series = vec![
-        Series { name: "plywood, made".to_owned(), values: Vec::new() },
-        Series { name: "plywood, found again".to_owned(), values: Vec::new() },
-    ];
     let cache = bench.work.join("views");
-    for run in 0..bench.runs {
+    let made = |key: &'static str| -> Result<f64> {
         empty(&cache)?;
-        drop_caches()?;
+        // Neither what was removed nor what others wrote is the view's to make durable.
+        rustix::fs::sync();
         let mut probe = Command::new(&bench.probe);
         probe.arg("view-cim").arg(&many.directory).arg(many.name).arg(&cache);
         let answer: Value = serde_json::from_str(&program::output(&mut probe)?)?;
-        for (series, key) in series.iter_mut().zip(["made", "found"]) {
-            let value = answer[key].as_f64().with_context(|| format!("no `{key}`"))?;
-            println!("  {:>2}/{} {:<40} {value:.2}", run + 1, bench.runs, series.name);
-            series.values.push(value);
+        answer[key].as_f64().with_context(|| format!("no `{key}`"))
+    };
+    let in_cache = || -> Result<()> {
+        for file in std::fs::read_dir(&many.directory)? {
+            warm(&file?.path())?;
         }
-    }
-    let (made, found) = (series[0].median(), series[1].median());
+        Ok(())
+    };
+    let series = take_turns(
+        bench.runs,
+        vec![
+            Contender::new("made, image in the page cache", || {
+                in_cache()?;
+                made("made")
+            }),
+            Contender::new("made, cold", || {
+                drop_caches()?;
+                made("made")
+            }),
+            Contender::new("found again", || {
+                in_cache()?;
+                made("found")
+            }),
+        ],
+    )?;
+    let [warm, cold, found] = [0, 1, 2].map(|which: usize| series[which].median());
     Ok(Row {
         id: "cim-view",
         same_work: false,
@@ -328,10 +344,12 @@ pub(super) fn view(bench: &Bench) -> Result<Row> {
         series,
         bar: "under 1 s; a second mount reuses it",
         verdict: Some((
-            made < 1000.0 && found < made / 10.0,
-            format!("{made:.0} ms, found again in {found:.1} ms"),
+            warm < 1000.0 && found < warm / 10.0,
+            format!("{warm:.0} ms, from a cold disk {cold:.0} ms, found again in {found:.1} ms"),
         )),
-        note: "In one process, after drop_caches; the view is durable when it is there.".to_owned(),
+        note: "In one process. In the page cache is what an import leaves there; cold is after drop_caches. The view is durable \
+               when it is there."
+            .to_owned(),
     })
 }
 
