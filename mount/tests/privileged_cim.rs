@@ -156,7 +156,7 @@ fn serve(registry: &Registry, image: &Path, target: &Path, options: CimOptions) 
         this_process()
     };
     registry.mount_fuse(image, target, &user("u"), take).unwrap();
-    let files = CimFiles::new(open(image), options);
+    let files = CimFiles::new(open(image), options).with_mapped_regions();
     std::thread::spawn(move || sys::serve_fuse(device.unwrap(), files, 2));
 }
 

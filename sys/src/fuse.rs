@@ -15,7 +15,7 @@ use fuser::{
     ReplyEntry, ReplyOpen, ReplyStatfs, ReplyXattr, Request, Session, SessionACL,
 };
 
-use crate::{Error, Result};
+use crate::{Error, MappedBytes, Result};
 
 /// The number of the root.
 pub const FUSE_ROOT: u64 = 1;
@@ -80,6 +80,10 @@ pub trait FuseFiles: Send + Sync + 'static {
     /// # Errors
     /// As [`lookup`](Self::lookup).
     fn read(&self, number: u64, buf: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// All `size` bytes from `offset` on where they are mapped, or as many as the file has left: the kernel then copies
+    /// them from there, once less than with [`read`](Self::read), which is asked if this is `None`.
+    fn mapped(&self, number: u64, offset: u64, size: usize) -> Option<MappedBytes<'_>>;
 
     /// Hands the names of a directory to `take` from the `start`-th on, until it returns `false`.
     ///
@@ -291,8 +295,12 @@ impl<F: FuseFiles> Filesystem for Adapter<F> {
         thread_local! {
             static BUFFER: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
         }
+        let size = size as usize;
+        if let Some(mapped) = self.files.mapped(ino.0, offset, size) {
+            // What cannot be copied from is `EIO` to whoever reads: the kernel ends the request so.
+            return reply.data(mapped.for_kernel());
+        }
         BUFFER.with_borrow_mut(|buffer| {
-            let size = size as usize;
             if buffer.len() < size {
                 buffer.resize(size, 0);
             }

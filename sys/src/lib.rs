@@ -16,6 +16,8 @@ pub mod failpoint;
 mod features;
 pub mod file;
 #[cfg(target_os = "linux")]
+mod file_map;
+#[cfg(target_os = "linux")]
 mod fs_context;
 #[cfg(target_os = "linux")]
 mod fuse;
@@ -65,6 +67,8 @@ pub use direct::DirectFile;
 pub use error::{Error, Result};
 #[cfg(target_os = "linux")]
 pub use features::{CgroupLayout, Features, KernelVersion, Probe};
+#[cfg(target_os = "linux")]
+pub use file_map::{FileMap, MappedBytes};
 #[cfg(target_os = "linux")]
 pub use fs_context::{
     DetachedMount, FsContext, MountAttributes, OPTIONS_PAGE, STRING_MAX, make_read_only,

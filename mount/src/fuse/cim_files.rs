@@ -3,6 +3,7 @@
 //! Numbers of files are made of the image's own, so nothing is remembered of what the kernel knows: it may forget
 //! or ask in any order, and memory does not grow with the number of files that were looked at.
 
+use std::fs::File;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,7 +13,7 @@ use cimfs::{
 };
 use layer::cim_view::{Attributes, FileKind, file_kind, modified, name_units, permissions};
 use layer::windows::encode_wtf8;
-use sys::{FUSE_ROOT, FuseFiles, FuseKind, FuseNode};
+use sys::{FUSE_ROOT, FileMap, FuseFiles, FuseKind, FuseNode, MappedBytes};
 
 use super::recent::Recent;
 
@@ -28,6 +29,8 @@ pub struct CimOptions {
 pub struct CimFiles<R> {
     image: Image<R>,
     options: CimOptions,
+    /// The regions, as far as they could be mapped.
+    maps: Vec<Option<FileMap>>,
     totals: (u64, u64),
     listings: Mutex<Recent<u64, Arc<Listing>>>,
     segments: Mutex<Recent<u64, Arc<Segments>>>,
@@ -38,6 +41,23 @@ pub struct CimFiles<R> {
 const ID_BITS: u32 = 33;
 /// What most metadata has: the view's names in their own namespace, and ntfs-3g's.
 const THEIR_NAMESPACE: &[u8] = b"system.";
+/// Less than this is read instead of mapped: for a page or two a fault costs more than a copy.
+const MAPPED_MIN: usize = 32 << 10;
+
+impl CimFiles<File> {
+    /// With its regions in memory where the kernel can copy data from. The files must not be cut meanwhile: what is
+    /// gone then cannot be read, as without this.
+    #[must_use]
+    pub fn with_mapped_regions(mut self) -> Self {
+        let regions = 0..u16::try_from(self.image.region_count()).unwrap_or(u16::MAX);
+        let map = |index| {
+            let (file, length) = (self.image.region(index)?, self.image.region_length(index)?);
+            FileMap::of(file, length).ok()
+        };
+        self.maps = regions.map(map).collect();
+        self
+    }
+}
 
 impl<R: ReadAt + Send + Sync + 'static> CimFiles<R> {
     /// Of an opened image.
@@ -49,6 +69,7 @@ impl<R: ReadAt + Send + Sync + 'static> CimFiles<R> {
         Self {
             image,
             options,
+            maps: Vec::new(),
             totals: (bytes, files),
             listings: Mutex::default(),
             segments: Mutex::default(),
@@ -265,6 +286,24 @@ impl<R: ReadAt + Send + Sync + 'static> FuseFiles for CimFiles<R> {
             done += length;
         }
         Ok(done)
+    }
+
+    fn mapped(&self, number: u64, offset: u64, size: usize) -> Option<MappedBytes<'_>> {
+        if size < MAPPED_MIN || self.maps.is_empty() {
+            return None;
+        }
+        let segments = self.segments(number).ok()?;
+        let after = segments.partition_point(|segment| segment.offset <= offset);
+        let segment = segments.get(after.checked_sub(1)?)?;
+        let inside = offset - segment.offset;
+        let left = usize::try_from(segment.length.checked_sub(inside)?).unwrap_or(usize::MAX);
+        // An answer that is too short says that the file ends.
+        if left < size && after < segments.len() {
+            return None;
+        }
+        let source = segment.source?.checked_add(inside)?;
+        let map = self.maps.get(usize::from(source.region()))?.as_ref()?;
+        map.bytes(source.byte(), size.min(left))
     }
 
     fn names(

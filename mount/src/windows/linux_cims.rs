@@ -65,7 +65,7 @@ impl LinuxCims {
             return Err(Error::new(ErrorKind::Invalid, format!("{} is no file", cim.display())));
         };
         let image = Image::open(&DirectorySet::new(directory), name).map_err(failed)?;
-        let files = CimFiles::new(image, CimOptions::default());
+        let files = CimFiles::new(image, CimOptions::default()).with_mapped_regions();
         self.registry.mount_fuse(cim, target, holder, |device| {
             std::thread::Builder::new()
                 .name("cim-volume".to_owned())

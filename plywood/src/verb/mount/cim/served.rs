@@ -57,7 +57,7 @@ fn files(image: &Path, args: &MountArgs) -> Result<CimFiles<std::fs::File>> {
         let message = format!("the root of {} is no directory", image.display());
         return Err(Failure::new(Exit::Corrupt, message).into());
     }
-    Ok(CimFiles::new(opened, CimOptions { ignore_case: args.ignore_case }))
+    Ok(CimFiles::new(opened, CimOptions { ignore_case: args.ignore_case }).with_mapped_regions())
 }
 
 fn holder(target: &Path) -> Holder {

@@ -1,0 +1,112 @@
+//! Files mapped into memory for the kernel to copy from.
+
+use std::fs::File;
+use std::marker::PhantomData;
+use std::os::fd::AsRawFd as _;
+
+use crate::{Error, Result};
+
+/// A file's bytes in the address space. This process never looks at them: they are handed on to system calls, for which
+/// a page that cannot be read, because the file was cut or the disk fails, is an error instead of a signal.
+#[derive(Debug)]
+pub struct FileMap {
+    start: *mut libc::c_void,
+    length: usize,
+}
+
+/// Some of the bytes of a [`FileMap`].
+#[derive(Debug, Clone, Copy)]
+pub struct MappedBytes<'m> {
+    start: *const u8,
+    length: usize,
+    map: PhantomData<&'m FileMap>,
+}
+
+#[expect(unsafe_code, reason = "a pointer to what nobody reads through it")]
+mod shared {
+    // SAFETY: the mapping belongs to the process, and no thread accesses memory through its address.
+    unsafe impl Send for super::FileMap {}
+    // SAFETY: the same.
+    unsafe impl Sync for super::FileMap {}
+}
+
+impl FileMap {
+    /// The first `length` bytes of a file, which is expected to be read front to back: the kernel reads ahead.
+    ///
+    /// # Errors
+    /// Those of `mmap`, among them that the file does not fit.
+    #[expect(unsafe_code, reason = "mmap and madvise")]
+    pub fn of(file: &File, length: u64) -> Result<Self> {
+        let failed = |source| Error::new(format!("mmap({length} bytes)"), source);
+        let invalid = |_| failed(std::io::ErrorKind::InvalidInput.into());
+        let length = usize::try_from(length).map_err(invalid)?;
+        // SAFETY: a new mapping at an address that the kernel chooses.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                length,
+                libc::PROT_READ,
+                libc::MAP_SHARED,
+                file.as_raw_fd(),
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(failed(std::io::Error::last_os_error()));
+        }
+        // SAFETY: the mapping made above; the advice changes nothing that can be seen in it.
+        unsafe { libc::madvise(start, length, libc::MADV_SEQUENTIAL) };
+        Ok(Self { start, length })
+    }
+
+    /// `length` bytes from `offset` on, if they are in the map.
+    pub fn bytes(&self, offset: u64, length: usize) -> Option<MappedBytes<'_>> {
+        let offset = usize::try_from(offset).ok()?;
+        let inside = offset.checked_add(length).is_some_and(|end| end <= self.length);
+        let start = self.start.cast::<u8>().wrapping_add(offset).cast_const();
+        inside.then_some(MappedBytes { start, length, map: PhantomData })
+    }
+}
+
+impl MappedBytes<'_> {
+    /// The bytes for a system call to copy from.
+    #[expect(unsafe_code, reason = "memory that a file is mapped to")]
+    pub(crate) fn for_kernel(&self) -> &[u8] {
+        // SAFETY: the range is inside the mapping, which is readable and outlives the borrow. Callers in this crate
+        // pass the slice to a system call and never read through it, so that neither a change of the file nor its
+        // end matters to this process.
+        unsafe { std::slice::from_raw_parts(self.start, self.length) }
+    }
+}
+
+impl Drop for FileMap {
+    #[expect(unsafe_code, reason = "munmap")]
+    fn drop(&mut self) {
+        // SAFETY: the mapping made by `of`; what borrows from it is gone.
+        unsafe { libc::munmap(self.start, self.length) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read as _, Write as _};
+
+    #[test]
+    fn the_kernel_gets_the_bytes_and_a_cut_file_is_an_error() {
+        let mut file = tempfile::tempfile().unwrap();
+        let content: Vec<u8> = (0..20_000_u32).map(|at| (at / 3) as u8).collect();
+        file.write_all(&content).unwrap();
+        let map = FileMap::of(&file, 20_000).unwrap();
+        let (mut pipe, mut end) = std::io::pipe().unwrap();
+        end.write_all(map.bytes(5000, 10_000).unwrap().for_kernel()).unwrap();
+        let mut got = vec![0; 10_000];
+        pipe.read_exact(&mut got).unwrap();
+        assert!(got == content[5000..15_000]);
+        assert!(map.bytes(10_000, 10_001).is_none());
+        assert!(map.bytes(u64::MAX, 1).is_none());
+        file.set_len(4096).unwrap();
+        let error = end.write_all(map.bytes(8192, 4096).unwrap().for_kernel()).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EFAULT));
+    }
+}
