@@ -16,5 +16,5 @@ use other as imp;
 /// before.
 ///
 /// Bytes may be written and read anywhere, which costs a wait wherever it is not at the end. Nothing is durable
-/// before [`sync`](Self::sync). What the disk says about a block is said by a later call.
+/// before [`sync`](DirectFile::sync). What the disk says about a block is said by a later call.
 pub use imp::DirectFile;

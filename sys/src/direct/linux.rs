@@ -15,7 +15,7 @@ const BLOCKS: usize = 4;
 /// What offsets, lengths and memory have to be multiples of, on all disks that there are.
 const ALIGNMENT: usize = 4096;
 
-/// A file's bytes on their way past the page cache; see [the module](super).
+/// A file's bytes on their way past the page cache.
 #[derive(Debug)]
 pub struct DirectFile {
     file: File,
