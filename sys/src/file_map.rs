@@ -1,8 +1,11 @@
 //! Files mapped into memory for the kernel to copy from.
 
 use std::fs::File;
+use std::io::IoSliceMut;
 use std::marker::PhantomData;
 use std::os::fd::AsRawFd as _;
+
+use rustix::io::{ReadWriteFlags, preadv2};
 
 use crate::{Error, Result};
 
@@ -10,6 +13,7 @@ use crate::{Error, Result};
 /// a page that cannot be read, because the file was cut or the disk fails, is an error instead of a signal.
 #[derive(Debug)]
 pub struct FileMap {
+    file: File,
     start: *mut libc::c_void,
     length: usize,
 }
@@ -31,15 +35,16 @@ mod shared {
 }
 
 impl FileMap {
-    /// The first `length` bytes of a file, which is expected to be read front to back: the kernel reads ahead.
+    /// The first `length` bytes of a file.
     ///
     /// # Errors
     /// Those of `mmap`, among them that the file does not fit.
-    #[expect(unsafe_code, reason = "mmap and madvise")]
+    #[expect(unsafe_code, reason = "mmap")]
     pub fn of(file: &File, length: u64) -> Result<Self> {
         let failed = |source| Error::new(format!("mmap({length} bytes)"), source);
         let invalid = |_| failed(std::io::ErrorKind::InvalidInput.into());
         let length = usize::try_from(length).map_err(invalid)?;
+        let file = file.try_clone().map_err(failed)?;
         // SAFETY: a new mapping at an address that the kernel chooses.
         let start = unsafe {
             libc::mmap(
@@ -54,13 +59,24 @@ impl FileMap {
         if start == libc::MAP_FAILED {
             return Err(failed(std::io::Error::last_os_error()));
         }
-        // SAFETY: the mapping made above; the advice changes nothing that can be seen in it.
-        unsafe { libc::madvise(start, length, libc::MADV_SEQUENTIAL) };
-        Ok(Self { start, length })
+        Ok(Self { file, start, length })
     }
 
-    /// `length` bytes from `offset` on, if they are in the map.
-    pub fn bytes(&self, offset: u64, length: usize) -> Option<MappedBytes<'_>> {
+    /// `length` bytes from `offset` on, if they are in the map and, by their first and last, in the page cache. What the
+    /// disk has still to give is better read: a fault brings in less at a time, and does not read ahead as far.
+    pub fn cached(&self, offset: u64, length: usize) -> Option<MappedBytes<'_>> {
+        let bytes = self.bytes(offset, length)?;
+        let at_hand = |offset| {
+            let mut byte = [0];
+            let mut buffers = [IoSliceMut::new(&mut byte)];
+            let read = preadv2(&self.file, &mut buffers, offset, ReadWriteFlags::NOWAIT);
+            matches!(read, Ok(1))
+        };
+        let last = offset + (length as u64).saturating_sub(1);
+        (at_hand(offset) && at_hand(last)).then_some(bytes)
+    }
+
+    fn bytes(&self, offset: u64, length: usize) -> Option<MappedBytes<'_>> {
         let offset = usize::try_from(offset).ok()?;
         let inside = offset.checked_add(length).is_some_and(|end| end <= self.length);
         let start = self.start.cast::<u8>().wrapping_add(offset).cast_const();
@@ -99,12 +115,13 @@ mod tests {
         file.write_all(&content).unwrap();
         let map = FileMap::of(&file, 20_000).unwrap();
         let (mut pipe, mut end) = std::io::pipe().unwrap();
+        // Not by `cached`: not every file system can say what it has at hand.
         end.write_all(map.bytes(5000, 10_000).unwrap().for_kernel()).unwrap();
         let mut got = vec![0; 10_000];
         pipe.read_exact(&mut got).unwrap();
         assert!(got == content[5000..15_000]);
         assert!(map.bytes(10_000, 10_001).is_none());
-        assert!(map.bytes(u64::MAX, 1).is_none());
+        assert!(map.bytes(u64::MAX, 1).is_none() && map.cached(u64::MAX, 1).is_none());
         file.set_len(4096).unwrap();
         let error = end.write_all(map.bytes(8192, 4096).unwrap().for_kernel()).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EFAULT));

@@ -81,7 +81,7 @@ pub trait FuseFiles: Send + Sync + 'static {
     /// As [`lookup`](Self::lookup).
     fn read(&self, number: u64, buf: &mut [u8], offset: u64) -> io::Result<usize>;
 
-    /// All `size` bytes from `offset` on where they are mapped, or as many as the file has left: the kernel then copies
+    /// All `size` bytes from `offset` on where they are mapped and at hand, or as many as the file has left: the kernel then copies
     /// them from there, once less than with [`read`](Self::read), which is asked if this is `None`.
     fn mapped(&self, number: u64, offset: u64, size: usize) -> Option<MappedBytes<'_>>;
 

@@ -41,7 +41,7 @@ pub struct CimFiles<R> {
 const ID_BITS: u32 = 33;
 /// What most metadata has: the view's names in their own namespace, and ntfs-3g's.
 const THEIR_NAMESPACE: &[u8] = b"system.";
-/// Less than this is read instead of mapped: for a page or two a fault costs more than a copy.
+/// Less than this is read instead of mapped: for a few pages the calls cost more than a copy.
 const MAPPED_MIN: usize = 32 << 10;
 
 impl CimFiles<File> {
@@ -303,7 +303,7 @@ impl<R: ReadAt + Send + Sync + 'static> FuseFiles for CimFiles<R> {
         }
         let source = segment.source?.checked_add(inside)?;
         let map = self.maps.get(usize::from(source.region()))?.as_ref()?;
-        map.bytes(source.byte(), size.min(left))
+        map.cached(source.byte(), size.min(left))
     }
 
     fn names(
