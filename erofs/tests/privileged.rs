@@ -17,8 +17,8 @@ use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 
 use erofs::{
-    BlockSize, Content, DeviceNumber, FileData, ImageWriter, Inode, InodeId, SeekSink, Timestamp,
-    Tree, WriterOptions, Xattr,
+    BlockAddress, BlockSize, Content, DeviceInfo, DeviceNumber, FileData, ImageWriter, Inode,
+    InodeId, SeekSink, Timestamp, Tree, WriterOptions, Xattr,
 };
 use proptest::prelude::*;
 use rustix::fs::{AtFlags, CWD, FileType, makedev};
@@ -221,6 +221,34 @@ fn add(tree: &mut Tree, name: &str, content: Content) -> InodeId {
     let id = tree.add(Inode { content, ..Inode::directory() });
     tree[Tree::ROOT].entries_mut().unwrap().insert(name.as_bytes().into(), id);
     id
+}
+
+#[test]
+fn privileged_kernel_reads_pieces_of_a_packed_file() {
+    let device = noise(3, 6 * 4096);
+    let mut tree = Tree::new();
+    // Blocks 4, 5, 0 and 1 of the device.
+    let chunks = [4, 0].map(|block| Some(BlockAddress { device: 1, block })).into();
+    let size = 4 * 4096;
+    let content = Content::Regular(FileData::Chunks { size, chunk_bits: 13, chunks });
+    let packed = tree.add(Inode { content, ..Inode::directory() });
+    tree.set_packed(packed);
+    let whole = [&device[4 * 4096..], &device[..2 * 4096]].concat();
+    let pieces = [(0, 1), (1, 4095), (8191, 2), (5, 16_379), (777, 5000), (16_383, 1)];
+    for (offset, size) in pieces {
+        let data = FileData::Packed { offset, size };
+        add(&mut tree, &format!("{offset}"), Content::Regular(data));
+    }
+    let devices = vec![DeviceInfo { tag: Vec::new(), blocks: 6 }];
+    let options = WriterOptions { devices, ..WriterOptions::default() };
+    let writer = ImageWriter::new(Vec::new(), options).unwrap();
+    let (image, _) = writer.finish(&tree, [7; 16]).unwrap();
+    let mount = Mount::of(&image, &[device]);
+    for (offset, size) in pieces {
+        let found = std::fs::read(mount.path().join(format!("{offset}"))).unwrap();
+        let [offset, size] = [offset, size].map(|value| usize::try_from(value).unwrap());
+        assert!(found == whole[offset..][..size], "{size} bytes at {offset}");
+    }
 }
 
 fn bytes(length: u64) -> Content {

@@ -7,8 +7,9 @@
 //! ```
 //!
 //! A fork is one image, so its view is one file system, without an overlay. Data that lies at the start of a block of
-//! its region is pointed at; everything else, and what is shorter than a block, is copied into the view. Blocks have 4096 bytes,
-//! or 512 where that lets the view point at much more, as for executables in the layout of memory.
+//! its region is pointed at, and what is shorter than a block wherever it lies, as a piece of a packed file. Everything else
+//! is copied into the view. Blocks have 4096 bytes, or 512, without a packed file, where that lets the view point at much
+//! more, as for executables in the layout of memory.
 //!
 //! `docs/cim-mount.md` says how names, kinds, modes, times and Windows' metadata look; [`file_kind`] and its
 //! neighbours are that in code, for views and for whoever shows a CIM in another way.
