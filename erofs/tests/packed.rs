@@ -5,8 +5,8 @@
 use std::io::Read as _;
 
 use erofs::{
-    BlockAddress, Content, DeviceInfo, ErrorKind, FileData, Image, ImageWriter, Inode, InodeId,
-    Tree, WriterOptions, Xattr, check, dump,
+    BlockAddress, Code, Content, DeviceInfo, ErrorKind, FileData, Image, ImageWriter, Inode,
+    InodeId, Tree, WriterOptions, Xattr, check, dump,
 };
 
 const BLOCK: usize = 4096;
@@ -126,4 +126,23 @@ fn a_wild_offset_is_an_error() {
     let inode = image.resolve(b"a", false).unwrap();
     assert!(inode.is_compressed());
     assert_eq!(image.load_tree().unwrap_err().kind(), ErrorKind::Unsupported);
+}
+
+#[test]
+fn files_that_share_all_of_the_packed_file_do_not_keep_the_checker_busy() {
+    let mut tree = Tree::new();
+    // No two neighbours continue each other.
+    let chunks = (0..8192).map(|index| Some(BlockAddress { device: 1, block: index % 2 * 3 }));
+    let size = 8192 * BLOCK as u64;
+    let data = FileData::Chunks { size, chunk_bits: 12, chunks: chunks.collect() };
+    let packed = tree.add(regular(data));
+    tree.set_packed(packed);
+    for number in 0..3000 {
+        let data = FileData::Packed { offset: 0, size };
+        add(&mut tree, &format!("{number}"), regular(data));
+    }
+    let image = Image::open_with_devices(write(&tree).unwrap(), vec![device()]).unwrap();
+    let report = check(&image);
+    assert!(report.findings.iter().any(|finding| finding.code == Code::Limit));
+    assert!(report.counts.data_bytes < 100 * size, "{}", report.counts.data_bytes);
 }

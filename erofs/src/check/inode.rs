@@ -82,6 +82,9 @@ impl<R: ReadAt> Checker<'_, R> {
         match inode.layout {
             _ if inode.is_packed() => {
                 self.regions.metadata(inode.map_header(), 8, Some(inode.nid));
+                if !self.packed_piece(inode, place) {
+                    return;
+                }
             }
             DataLayout::FlatInline if inode.size > 0 => match self.image.tail_position(inode) {
                 Ok(position) => {
@@ -128,6 +131,16 @@ impl<R: ReadAt> Checker<'_, R> {
                 },
             }
         }
+    }
+
+    /// Whether the chunks of a piece of the packed inode can be looked at: many files may share them, but not so many that
+    /// looking takes for ever.
+    fn packed_piece(&mut self, inode: &InodeView, place: Place<'_>) -> bool {
+        let chunks = self.image.packed_inode().ok().and_then(|packed| {
+            let table = self.image.chunk_table(&packed).ok()?;
+            (packed.layout == DataLayout::ChunkBased).then_some(inode.size >> table.chunk_bits)
+        });
+        self.take(chunks.unwrap_or(0).saturating_add(1).saturating_mul(8), place)
     }
 
     /// Whether the table can be used.
