@@ -1,11 +1,9 @@
 //! Files mapped into memory for the kernel to copy from.
 
 use std::fs::File;
-use std::io::IoSliceMut;
 use std::marker::PhantomData;
 use std::os::fd::AsRawFd as _;
-
-use rustix::io::{ReadWriteFlags, preadv2};
+use std::os::unix::fs::MetadataExt as _;
 
 use crate::{Error, Result};
 
@@ -13,7 +11,6 @@ use crate::{Error, Result};
 /// a page that cannot be read, because the file was cut or the disk fails, is an error instead of a signal.
 #[derive(Debug)]
 pub struct FileMap {
-    file: File,
     start: *mut libc::c_void,
     length: usize,
 }
@@ -35,16 +32,21 @@ mod shared {
 }
 
 impl FileMap {
-    /// The first `length` bytes of a file.
+    /// The first `length` bytes of a file that belongs to the caller, unless that is root.
     ///
     /// # Errors
-    /// Those of `mmap`, among them that the file does not fit.
+    /// Those of `mmap`, among them that the file does not fit; `EACCES` or the like for a file of somebody else.
     #[expect(unsafe_code, reason = "mmap")]
     pub fn of(file: &File, length: u64) -> Result<Self> {
         let failed = |source| Error::new(format!("mmap({length} bytes)"), source);
         let invalid = |_| failed(std::io::ErrorKind::InvalidInput.into());
         let length = usize::try_from(length).map_err(invalid)?;
-        let file = file.try_clone().map_err(failed)?;
+        // Others are told by mincore that all is in memory.
+        let owner = file.metadata().map_err(failed)?.uid();
+        let caller = rustix::process::geteuid();
+        if !caller.is_root() && owner != caller.as_raw() {
+            return Err(failed(std::io::ErrorKind::PermissionDenied.into()));
+        }
         // SAFETY: a new mapping at an address that the kernel chooses.
         let start = unsafe {
             libc::mmap(
@@ -59,21 +61,24 @@ impl FileMap {
         if start == libc::MAP_FAILED {
             return Err(failed(std::io::Error::last_os_error()));
         }
-        Ok(Self { file, start, length })
+        Ok(Self { start, length })
     }
 
-    /// `length` bytes from `offset` on, if they are in the map and, by their first and last, in the page cache. What the
-    /// disk has still to give is better read: a fault brings in less at a time, and does not read ahead as far.
+    /// `length` bytes from `offset` on, if they are in the map and all in the page cache. What the disk has still to
+    /// give is better read: a fault brings in less at a time, and does not read ahead as far.
+    #[expect(unsafe_code, reason = "mincore")]
     pub fn cached(&self, offset: u64, length: usize) -> Option<MappedBytes<'_>> {
+        const PAGES: usize = 512;
         let bytes = self.bytes(offset, length)?;
-        let at_hand = |offset| {
-            let mut byte = [0];
-            let mut buffers = [IoSliceMut::new(&mut byte)];
-            let read = preadv2(&self.file, &mut buffers, offset, ReadWriteFlags::NOWAIT);
-            matches!(read, Ok(1))
-        };
-        let last = offset + (length as u64).saturating_sub(1);
-        (at_hand(offset) && at_hand(last)).then_some(bytes)
+        let page_size = rustix::param::page_size();
+        let before = usize::try_from(offset).ok()? % page_size;
+        let pages = (before + length).div_ceil(page_size);
+        let mut resident = [0_u8; PAGES];
+        let resident = resident.get_mut(..pages)?;
+        let first = bytes.start.wrapping_sub(before).cast_mut().cast();
+        // SAFETY: whole pages of the mapping from `first` on, with one byte in `resident` for each.
+        let counted = unsafe { libc::mincore(first, before + length, resident.as_mut_ptr()) };
+        (counted == 0 && resident.iter().all(|page| page & 1 == 1)).then_some(bytes)
     }
 
     fn bytes(&self, offset: u64, length: usize) -> Option<MappedBytes<'_>> {
@@ -115,8 +120,7 @@ mod tests {
         file.write_all(&content).unwrap();
         let map = FileMap::of(&file, 20_000).unwrap();
         let (mut pipe, mut end) = std::io::pipe().unwrap();
-        // Not by `cached`: not every file system can say what it has at hand.
-        end.write_all(map.bytes(5000, 10_000).unwrap().for_kernel()).unwrap();
+        end.write_all(map.cached(5000, 10_000).unwrap().for_kernel()).unwrap();
         let mut got = vec![0; 10_000];
         pipe.read_exact(&mut got).unwrap();
         assert!(got == content[5000..15_000]);
@@ -125,5 +129,13 @@ mod tests {
         file.set_len(4096).unwrap();
         let error = end.write_all(map.bytes(8192, 4096).unwrap().for_kernel()).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EFAULT));
+    }
+
+    #[test]
+    fn what_nobody_has_read_is_not_at_hand() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(1 << 20).unwrap();
+        let map = FileMap::of(&file, 1 << 20).unwrap();
+        assert!(map.bytes(0, 1 << 20).is_some() && map.cached(0, 1 << 20).is_none());
     }
 }
