@@ -49,6 +49,22 @@ impl Series {
         self.sorted().last().copied().unwrap_or(f64::NAN)
     }
 
+    /// These values divided by another's of the same turn.
+    pub(crate) fn ratios(&self, other: &Self) -> Self {
+        let values = self.values.iter().zip(&other.values).map(|(one, other)| one / other);
+        Self { name: format!("{} / {}", self.name, other.name), values: values.collect() }
+    }
+
+    /// Where the median of all that could be measured lies, at 95 %: between values so far from the middle that as many
+    /// tosses of a coin would hardly end there (the sign test's interval).
+    pub(crate) fn interval(&self) -> (f64, f64) {
+        let sorted = self.sorted();
+        let count = sorted.len() as f64;
+        let off = ((count - 1.96 * count.sqrt()) / 2.0).floor().max(0.0) as usize;
+        let at = |index: usize| sorted.get(index).copied().unwrap_or(f64::NAN);
+        (at(off), at(sorted.len().saturating_sub(1 + off)))
+    }
+
     /// Whether something else than the contender decided the values.
     pub(crate) fn is_uneven(&self) -> bool {
         self.maximum() > 1.5 * self.minimum()
@@ -160,6 +176,19 @@ mod tests {
         let series = |values: &[f64]| Series { name: String::new(), values: values.to_vec() };
         assert_eq!(series(&[3.0, 1.0, 2.0]).median(), 2.0);
         assert_eq!(series(&[4.0, 1.0, 2.0, 3.0]).median(), 2.5);
+    }
+
+    #[test]
+    fn the_interval_narrows_with_more_values() {
+        let series = |count: u32| Series {
+            name: String::new(),
+            values: (1..=count).map(f64::from).collect(),
+        };
+        assert_eq!(series(3).interval(), (1.0, 3.0));
+        // Of a hundred, the 41st and the 60th.
+        assert_eq!(series(100).interval(), (41.0, 60.0));
+        let ratios = series(3).ratios(&Series { values: vec![2.0, 2.0, 2.0], ..series(0) });
+        assert_eq!(ratios.values, [0.5, 1.0, 1.5]);
     }
 
     #[test]
