@@ -8,8 +8,9 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-/// What is written at once: enough for the disk to be busy while the next is asked for.
-const BLOCK: usize = 4 << 20;
+/// What is written at once: enough for the disk to be busy while the next is asked for, and little enough that all
+/// blocks stay in the processor's cache.
+const BLOCK: usize = 1 << 20;
 /// Blocks that may be on their way, the one that is being filled included.
 const BLOCKS: usize = 4;
 /// What offsets, lengths and memory have to be multiples of, on all disks that there are.
