@@ -12,7 +12,7 @@ use crate::control::Note;
 use crate::error::{Error, ErrorKind, Result};
 use crate::logging::Logging;
 use crate::metrics::Exporter;
-use crate::service::Service;
+use crate::service::{Service, connection_threads};
 use crate::services::{HEALTHY, router};
 use crate::signals::{Event, Signals};
 use crate::socket::{self, Socket};
@@ -43,7 +43,7 @@ pub fn run(config: Config) -> Result<()> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let logging = Logging::start(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4))
+        .worker_threads(connection_threads())
         .max_blocking_threads(BLOCKING_THREADS)
         .enable_all()
         .build()

@@ -1,5 +1,6 @@
 //! What every call works with.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -18,6 +19,14 @@ use crate::windows::Registry;
 /// Answered calls that still delete files.
 const DELETIONS: usize = 4;
 
+/// Brief calls at a time that keep the thread on which they came.
+const BRIEF: usize = 1;
+
+/// Threads that serve connections; one is always left by brief calls.
+pub(crate) fn connection_threads() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from).clamp(BRIEF + 1, 4)
+}
+
 /// The daemon's state, shared by all calls; a clone is another handle to the same.
 #[derive(Debug, Clone)]
 pub(crate) struct Service(Arc<Shared>);
@@ -32,6 +41,7 @@ struct Shared {
     metrics: Metrics,
     idle_volumes: AtomicBool,
     deletions: Semaphore,
+    brief: Semaphore,
 }
 
 impl Service {
@@ -50,6 +60,7 @@ impl Service {
             metrics: Metrics::default(),
             idle_volumes: AtomicBool::new(true),
             deletions: Semaphore::new(DELETIONS),
+            brief: Semaphore::new(BRIEF),
         }))
     }
 
@@ -98,6 +109,17 @@ impl Service {
         self.answering(|service, answer| drop(answer.send(work(service)))).await
     }
 
+    /// As [`Self::blocking`], for work of about a millisecond: on this very thread, if there is no other such call. To
+    /// change threads and come back takes longer than the work, most of all where all processors are busy.
+    pub(crate) async fn brief<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, Status> + Send + 'static,
+    ) -> Result<T, Status> {
+        let Ok(_permit) = self.0.brief.try_acquire() else { return self.blocking(work).await };
+        let answer = catch_unwind(AssertUnwindSafe(|| work(self)));
+        answer.unwrap_or_else(|_| Err(ended_early()))
+    }
+
     /// As [`Self::blocking`], and deletes what is left of what was removed after the answer: containerd's collector removes
     /// one after the other, and waits for each. Where many are at it already the answer comes last, and so waits whoever
     /// removes so fast.
@@ -132,6 +154,10 @@ impl Service {
         let (service, span) = (self.clone(), tracing::Span::current());
         let (answer, answered) = oneshot::channel();
         tokio::task::spawn_blocking(move || span.in_scope(|| work(&service, answer)));
-        answered.await.unwrap_or_else(|_| Err(Status::internal("the call ended early")))
+        answered.await.unwrap_or_else(|_| Err(ended_early()))
     }
+}
+
+fn ended_early() -> Status {
+    Status::internal("the call ended early")
 }

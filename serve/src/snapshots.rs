@@ -60,14 +60,14 @@ impl Drop for CancelOnDrop {
 }
 
 impl Snapshots {
-    /// Runs `work` for the snapshot `key`, whose name goes into the log.
+    /// Runs brief `work` for the snapshot `key`, whose name goes into the log.
     async fn call<T: Send + 'static>(
         &self,
         key: &[u8],
         work: impl FnOnce(&Service) -> Result<T, Status> + Send + 'static,
     ) -> Result<T, Status> {
         Span::current().record("key", text::key(key));
-        self.service.blocking(work).await
+        self.service.brief(work).await
     }
 
     async fn make(
@@ -151,9 +151,13 @@ fn commit(
     Ok(())
 }
 
-/// Unmounts what nobody holds, then deletes what nothing needs: layers of removed snapshots, and leftovers.
+/// Deletes what nothing needs: layers of removed snapshots, and leftovers.
 fn cleanup(service: &Service) -> Result<Remains<'_>, Status> {
-    holding::trim(service)?;
+    // Only for layers that go. The others' volumes may be the next container's, which would read its programs from the
+    // disk again; containerd asks for a clean-up after every few containers.
+    if service.store().has_unneeded_layers().map_err(|error| status::of_store(&error))? {
+        holding::trim(service)?;
+    }
     let mounted = holding::mounted(service)?;
     let (collected, remains) = service
         .store()
@@ -216,7 +220,8 @@ impl Interface for Snapshots {
         let mut options = CommitOptions { labels, parent, ..CommitOptions::default() };
         // Converting a big scratch for nobody would only delay the retry.
         let _cancel = CancelOnDrop(options.cancel.clone());
-        self.call(&key.clone(), move |service| commit(service, &name, &key, &mut options)).await?;
+        Span::current().record("key", text::key(&key));
+        self.service.blocking(move |service| commit(service, &name, &key, &mut options)).await?;
         Ok(Response::new(()))
     }
 
@@ -285,8 +290,10 @@ impl Interface for Snapshots {
         request: Request<api::UsageRequest>,
     ) -> Result<Response<api::UsageResponse>, Status> {
         let key = request.into_inner().key;
+        Span::current().record("key", text::key(&key));
         let usage = self
-            .call(&key.clone(), move |service| {
+            .service
+            .blocking(move |service| {
                 scope(service).usage(&key).map_err(|error| status::of_store(&error))
             })
             .await?;

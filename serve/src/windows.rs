@@ -17,7 +17,7 @@ use crate::control::Note;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host_activations;
 use crate::metrics::Exporter;
-use crate::service::Service;
+use crate::service::{Service, connection_threads};
 use crate::services::{HEALTHY, router};
 
 pub use pipe::connect;
@@ -75,6 +75,7 @@ impl Stop {
 /// Serves until the [`Stop`] that `ready` is given says so; `ready` is called when the pipe listens.
 pub(crate) fn run_until(config: Config, ready: &mut dyn FnMut(Stop)) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(connection_threads())
         .enable_all()
         .build()
         .map_err(|error| Error::io("cannot start the daemon's threads", error))?;

@@ -324,9 +324,13 @@ privileged! {
     fn privileged_what_cannot_be_mounted_is_not_made() {
         let bench = Bench::new("");
         populate(&bench);
+        bench.layer("top", "base", |path| fs::write(path.join("t"), "3").unwrap());
         for key in ["active", "view"] {
             bench.remove(key).unwrap();
         }
+        bench.cleanup().unwrap();
+        assert_ne!(volumes(&bench), 0, "the next container's");
+        bench.remove("top").unwrap();
         bench.cleanup().unwrap();
         assert_eq!(volumes(&bench), 0);
         let layers = fs::read_dir(bench.root().join("layers")).unwrap();

@@ -96,6 +96,15 @@ impl Store {
         Ok((collected, Remains(graves)))
     }
 
+    /// Whether there are layers that no snapshot and no image refers to, mounted or not.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Io`.
+    pub fn has_unneeded_layers(&self) -> Result<bool> {
+        let read = self.read()?;
+        Ok(!self.unneeded_layers(&read, &referred(&read)?, &|_| false)?.is_empty())
+    }
+
     /// Layers that are not among `needed`.
     pub(crate) fn unneeded_layers(
         &self,
