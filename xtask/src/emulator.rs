@@ -3,12 +3,11 @@
 
 use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use crate::{apt_sources, program, workspace};
+use crate::{suite_root, workspace};
 
 const SUITE: &str = "trixie";
 /// Where that suite gets newer versions.
@@ -34,7 +33,10 @@ pub(crate) fn search_path() -> OsString {
 pub(crate) fn make() -> Result<()> {
     let root = workspace::target().join(format!("vm/qemu-{RECIPE}"));
     if !root.is_dir() {
-        unpack(&root)?;
+        let newer = format!("--aptopt=APT::Default-Release \"{NEWER}\"");
+        // Nothing of it is started, so nothing needs to be mounted.
+        let options = ["--skip=chroot/mount", &newer];
+        suite_root::unpack(&root, (SUITE, &[NEWER]), "qemu-system-x86", &options)?;
     }
     // By the loader and the libraries that it was built for.
     let libraries = root.join("usr/lib/x86_64-linux-gnu");
@@ -54,29 +56,4 @@ pub(crate) fn make() -> Result<()> {
         .and_then(|()| std::fs::set_permissions(&part, std::fs::Permissions::from_mode(0o755)))
         .and_then(|()| std::fs::rename(&part, &program))
         .with_context(|| format!("cannot write {}", program.display()))
-}
-
-fn unpack(root: &Path) -> Result<()> {
-    let part = root.with_extension("part");
-    if part.exists() {
-        std::fs::remove_dir_all(&part).context("cannot remove what an earlier run left")?;
-    }
-    std::fs::create_dir_all(workspace::target().join("vm")).context("cannot create a directory")?;
-    let mirror = apt_sources::of_host()?
-        .into_iter()
-        .find(|source| source.suite == "bookworm")
-        .context("the apt sources of this host have no `bookworm`")?;
-    let mut mmdebstrap = Command::new("mmdebstrap");
-    mmdebstrap
-        .args(["--quiet", "--variant=extract", "--include=qemu-system-x86"])
-        // Nothing of it is started, so nothing needs to be mounted.
-        .arg("--skip=chroot/mount")
-        .arg(r#"--aptopt=APT::Install-Recommends "false""#)
-        .arg(format!("--aptopt=APT::Default-Release \"{NEWER}\""))
-        .arg(r#"--aptopt=Acquire::Retries "3""#)
-        .arg(SUITE)
-        .arg(&part)
-        .args([mirror.line("deb", SUITE), mirror.line("deb", NEWER)]);
-    program::run(&mut mmdebstrap)?;
-    std::fs::rename(&part, root).with_context(|| format!("cannot create {}", root.display()))
 }

@@ -22,6 +22,7 @@ mod powercut;
 mod private_apt;
 mod program;
 mod stages;
+mod suite_root;
 mod vm_kit;
 mod windows;
 mod workspace;

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 
-use crate::{apt_sources, namespace, program, workspace};
+use crate::{namespace, program, suite_root, workspace};
 
 /// Where the directory that a daemon works in is seen, on the host and in every root alike: paths in requests and in
 /// mounts mean the same to everyone. Short, since a socket's address has room for about a hundred bytes.
@@ -85,31 +85,9 @@ impl Root {
         }
         // What a killed run may have mounted is only gone with its namespace.
         ensure!(namespace::is_private(), "a root is made in a namespace of its own");
-        std::fs::create_dir_all(&directory)
-            .with_context(|| format!("cannot create {}", directory.display()))?;
-        let part = path.with_extension("part");
-        if part.exists() {
-            std::fs::remove_dir_all(&part)
-                .with_context(|| format!("cannot remove {}", part.display()))?;
-        }
-        let mirror = apt_sources::of_host()?
-            .into_iter()
-            .find(|source| source.suite == "bookworm")
-            .context("the apt sources of this host have no `bookworm`")?;
-        let mut mmdebstrap = Command::new("mmdebstrap");
-        mmdebstrap
-            .env("TMPDIR", &directory)
-            .args(["--quiet", "--variant=extract", &format!("--include={PACKAGES}")])
-            // Mirrors may hold a suite that is still in the making as a copy of some day.
-            .arg(r#"--aptopt=Acquire::Check-Valid-Until "false""#)
-            .arg(r#"--aptopt=APT::Install-Recommends "false""#)
-            .arg(r#"--aptopt=Acquire::Retries "3""#)
-            .arg(version.suite())
-            .arg(&part)
-            .arg(mirror.line("deb", version.suite()));
-        program::run(&mut mmdebstrap)?;
-        std::fs::rename(&part, &path)
-            .with_context(|| format!("cannot create {}", path.display()))?;
+        // Mirrors may hold a suite that is still in the making as a copy of some day.
+        let options = [r#"--aptopt=Acquire::Check-Valid-Until "false""#];
+        suite_root::unpack(&path, (version.suite(), &[]), PACKAGES, &options)?;
         Ok(Self { path, version })
     }
 
