@@ -22,7 +22,7 @@ pub(crate) struct TestArguments {
 }
 
 /// Seconds of fuzzing in a CI run, all targets together.
-const FUZZ_SECONDS: u64 = 40;
+const FUZZ_SECONDS: u64 = 20;
 
 pub(crate) fn test(arguments: &TestArguments) -> Result<()> {
     packages::set_up(Purpose::Test)?;
